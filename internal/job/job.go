@@ -1,0 +1,209 @@
+// Package job is the unit of work: a clone or a push on one repository, for one actor of one installation. It validates what a
+// caller asks for, and holds the wire format in which a job waits in the queue.
+package job
+
+import (
+	"time"
+
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/edit"
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
+)
+
+// Job is validated work. It names its OAuth token by installation and actor and holds none. [New] makes one from a verified
+// invocation; the queue reads one back with [Unmarshal]. The zero value is no job.
+type Job struct {
+	ID           string
+	Installation string
+	Actor        forge.Actor
+	Repository   bitbucket.Repository
+	OnExpiry     OnExpiry
+	Class        Class
+	CreatedAt    time.Time
+	Trace        Trace
+	// Digest is the hex SHA-256 of the normalised request and actor: the same key with another digest is another request.
+	Digest string
+	// Generation counts the retries that a caller asked for; it tells a new run from the same run delivered twice.
+	Generation int
+
+	// Exactly one of the two is set.
+	Clone *Clone
+	Push  *Push
+}
+
+// Class chooses the queue.
+type Class string
+
+// The classes, most urgent first.
+const (
+	ClassInteractive Class = "interactive" // somebody waits for it
+	ClassEvent       Class = "event"
+	ClassBatch       Class = "batch"
+)
+
+// Operation names what a job does.
+type Operation string
+
+// The operations.
+const (
+	OperationClone Operation = "clone"
+	OperationPush  Operation = "push"
+)
+
+// Operation is what the job does.
+func (j Job) Operation() Operation {
+	if j.Push != nil {
+		return OperationPush
+	}
+	return OperationClone
+}
+
+// OnExpiry says what a job does that finds its token gone.
+type OnExpiry string
+
+// What to do without a token.
+const (
+	OnExpiryFail OnExpiry = ""     // end as expired
+	OnExpiryWait OnExpiry = "wait" // wait for the installation's next system token
+)
+
+// Trace is the caller's trace, as B3 headers name it: 16 or 32 hex digits and 16 hex digits. Empty where none came.
+type Trace struct {
+	TraceID string `json:"trace_id,omitempty"`
+	SpanID  string `json:"span_id,omitempty"`
+}
+
+// Clone reads a tree and keeps it as an archive.
+type Clone struct {
+	Ref     string   `json:"ref,omitempty"`   // full ref, a branch or tag name, or a commit's full hash; default HEAD
+	Depth   int      `json:"depth,omitempty"` // commits of history in a bundle; 0 is all of them. Other archives need one
+	Paths   []string `json:"paths,omitempty"` // doublestar globs; none is everything
+	Archive Archive  `json:"archive,omitempty"`
+}
+
+// Archive is the format of a clone's artifact.
+type Archive string
+
+// The archive formats.
+const (
+	ArchiveTarGz  Archive = "tar.gz" // the default
+	ArchiveZip    Archive = "zip"
+	ArchiveBundle Archive = "bundle" // a git bundle with the history
+	ArchiveNone   Archive = "none"   // nothing is kept: proves that the ref can be read
+)
+
+// Push commits changes on a branch.
+type Push struct {
+	Branch      string        `json:"branch"`           // short name
+	Base        string        `json:"base,omitempty"`   // where a new branch starts: a branch; default the main branch
+	Create      bool          `json:"create,omitempty"` // the branch may be new
+	Message     string        `json:"message"`
+	Author      *Author       `json:"author,omitempty"` // default: Gitsmith
+	Changes     []edit.Change `json:"changes"`
+	PullRequest *PullRequest  `json:"pull_request,omitempty"`
+}
+
+// Author is a commit's author and committer.
+type Author struct {
+	Name  string `json:"name"`
+	Email string `json:"email"`
+}
+
+// PullRequest asks for a pull request from the pushed branch.
+type PullRequest struct {
+	Title             string `json:"title"`
+	Description       string `json:"description,omitempty"`
+	Destination       string `json:"destination,omitempty"` // default: the main branch
+	CloseSourceBranch bool   `json:"close_source_branch,omitempty"`
+}
+
+// State is a job's state as users see it.
+type State string
+
+// The states.
+const (
+	Queued    State = "queued"
+	Running   State = "running"
+	Retrying  State = "retrying"
+	Waiting   State = "waiting" // for a token
+	Succeeded State = "succeeded"
+	Failed    State = "failed"
+	Expired   State = "expired"
+	Canceled  State = "canceled"
+)
+
+// States lists every state.
+func States() []State {
+	return []State{Queued, Running, Retrying, Waiting, Succeeded, Failed, Expired, Canceled}
+}
+
+// Ended reports whether nothing more happens to the job by itself.
+func (s State) Ended() bool {
+	return s == Succeeded || s == Failed || s == Expired || s == Canceled
+}
+
+// Result is what a finished job has done. It holds no content of the repository.
+type Result struct {
+	Clone *CloneResult `json:"clone,omitempty"`
+	Push  *PushResult  `json:"push,omitempty"`
+}
+
+// CloneResult is what a clone read.
+type CloneResult struct {
+	Ref      string    `json:"ref,omitempty"` // the full ref; empty where a commit was asked for
+	Commit   string    `json:"commit"`
+	Artifact *Artifact `json:"artifact,omitempty"`
+}
+
+// Artifact is an archive in the artifact store.
+type Artifact struct {
+	Key       string    `json:"key"` // in the store; not for callers
+	Format    Archive   `json:"format"`
+	Size      int64     `json:"size"`   // bytes
+	SHA256    string    `json:"sha256"` // hex
+	Files     int       `json:"files"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// PushResult is what a push changed.
+type PushResult struct {
+	Branch      string             `json:"branch"`
+	Commit      string             `json:"commit"`           // the tip that holds the change
+	Parent      string             `json:"parent,omitempty"` // empty for a branch's first commit
+	Changed     int                `json:"changed"`          // files
+	Unchanged   bool               `json:"unchanged"`        // nothing had to be changed, nothing was pushed
+	Created     bool               `json:"created"`          // the branch is new
+	Restarts    int                `json:"restarts,omitempty"`
+	PullRequest *PullRequestResult `json:"pull_request,omitempty"`
+}
+
+// PullRequestResult is the pull request of a push.
+type PullRequestResult struct {
+	ID  int    `json:"id"`
+	URL string `json:"url"`
+}
+
+// Failure is why a job ended, or why its last attempt did.
+type Failure struct {
+	Kind   fault.Kind `json:"kind"`
+	Detail string     `json:"detail"` // public text
+}
+
+// Status is a job as its installation may see it.
+type Status struct {
+	ID         string
+	State      State
+	Operation  Operation
+	Repository string
+	Actor      forge.ActorKind
+	Branch     string // of a push
+	Ref        string // of a clone
+	CreatedAt  time.Time
+	StartedAt  time.Time // of the last attempt; zero before the first
+	EndedAt    time.Time // zero while it has not ended
+	NextAt     time.Time // of the next attempt while retrying or waiting
+	Attempts   int
+	Result     *Result
+	Failure    *Failure
+}
