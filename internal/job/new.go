@@ -1,0 +1,89 @@
+package job
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
+)
+
+// Options complete a request.
+type Options struct {
+	IdempotencyKey string // the caller's; empty for a job of its own
+	Class          Class  // default: interactive
+	Trace          Trace
+	Now            time.Time
+}
+
+// New makes the job that a verified invocation asks for with a validated request. The actor is the one asked for; by default
+// the user where the call brings a user's token, else the system. A user actor without a principal is an Invalid fault.
+//
+// The id is a UUID: derived from installation, actor and idempotency key where there is one, so that the same key gives the
+// same job; of version 7 otherwise.
+func New(invocation forge.Invocation, request Request, options Options) (Job, error) {
+	if invocation.Installation() == "" {
+		return Job{}, fault.Newf(fault.Internal, "a job needs a verified invocation")
+	}
+	if request.Actor == "" {
+		request.Actor = forge.ActorSystem
+		if !invocation.Token(forge.ActorUser).IsZero() {
+			request.Actor = forge.ActorUser
+		}
+	}
+	actor := invocation.Actor(request.Actor)
+	if actor.Kind == forge.ActorUser && actor.Principal == "" {
+		return Job{}, fault.Newf(fault.Invalid, `actor: "user" needs a user in session, and this call has none; use "system", or call from the app's UI`)
+	}
+	if request.OnExpiry == OnExpiryWait && actor.Kind != forge.ActorSystem {
+		return Job{}, fault.Newf(fault.Invalid, `on_expiry: "wait" is for the system actor: no scheduled trigger brings a user's token`)
+	}
+	if options.Class == "" {
+		options.Class = ClassInteractive
+	}
+	digest, err := digestOf(request, actor)
+	if err != nil {
+		return Job{}, err
+	}
+	id, err := newID(invocation.Installation(), actor, options.IdempotencyKey)
+	if err != nil {
+		return Job{}, err
+	}
+	return Job{
+		ID: id, Installation: invocation.Installation(), Actor: actor, Repository: request.Repository,
+		OnExpiry: request.OnExpiry, Class: options.Class, CreatedAt: options.Now.UTC().Truncate(time.Millisecond),
+		Trace: options.Trace, Digest: digest, Clone: request.Clone, Push: request.Push,
+	}, nil
+}
+
+// idSpace separates our derived UUIDs from everybody else's (RFC 9562, version 5).
+var idSpace = uuid.NewSHA1(uuid.NameSpaceURL, []byte("https://github.com/gitsmith/gitsmith#job"))
+
+func newID(installation string, actor forge.Actor, key string) (string, error) {
+	if key != "" {
+		name := fmt.Sprintf("%q,%q,%q,%q", installation, actor.Kind, actor.Principal, key)
+		return uuid.NewSHA1(idSpace, []byte(name)).String(), nil
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return "", fault.Wrapf(fault.Internal, err, "no job id could be made")
+	}
+	return id.String(), nil
+}
+
+func digestOf(request Request, actor forge.Actor) (string, error) {
+	encoded, err := json.Marshal(struct {
+		Request Request
+		Actor   forge.Actor
+	}{request, actor})
+	if err != nil {
+		return "", fault.Wrapf(fault.Internal, err, "the request cannot be encoded")
+	}
+	sum := sha256.Sum256(encoded)
+	return hex.EncodeToString(sum[:]), nil
+}

@@ -1,0 +1,125 @@
+package job_test
+
+import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+const repository = `"repository":{"workspace":"acme","slug":"web"}`
+
+// push is a body whose push has the given fields beside a change.
+func push(fields string) string {
+	return fmt.Sprintf(`{%s,"push":{%s,"changes":[{"put":{"path":"a","content":"x"}}]}}`, repository, fields)
+}
+
+func TestParseRequestRefuses(t *testing.T) {
+	t.Parallel()
+	const good = `"branch":"main","message":"m"`
+	for name, tc := range map[string]struct{ body, want string }{
+		"empty":               {``, "the body is empty"},
+		"no JSON":             {`{"a"`, "ends too early"},
+		"not JSON at all":     {`<html>`, "is no JSON"},
+		"two values":          {push(good) + `{}`, "more than one JSON value"},
+		"an array":            {`[]`, "the body: a JSON array stands where an object is wanted"},
+		"unknown field":       {`{"repo":1}`, `unknown field "repo"`},
+		"unknown inner field": {push(`"branch":"main","mesage":"m"`), `unknown field "mesage"`},
+		"wrong type":          {`{` + repository + `,"clone":{"depth":"1"}}`, "clone.depth: a JSON string stands where a whole number"},
+		"nothing to do":       {`{` + repository + `}`, "clone or push is missing"},
+		"both":                {`{` + repository + `,"clone":{},"push":{}}`, "one of the two"},
+		"no repository":       {`{"clone":{}}`, "repository.workspace"},
+		"a path as workspace": {`{"repository":{"workspace":"../x","slug":"web"},"clone":{}}`, "repository.workspace"},
+		"dots as slug":        {`{"repository":{"workspace":"acme","slug":".."},"clone":{}}`, "repository.slug"},
+		"slug and uuid":       {`{"repository":{"workspace":"acme","slug":"web","workspace_uuid":"{x}"},"clone":{}}`, "not both"},
+		"uuid without braces": {`{"repository":{"workspace_uuid":"5f1c9a00-0000-0000-0000-000000000000"},"clone":{}}`, "repository.workspace_uuid"},
+		"uuid alone":          {`{"repository":{"workspace_uuid":"{5f1c9a00-0000-0000-0000-000000000000}"},"clone":{}}`, "repository.repository_uuid"},
+		"actor":               {`{` + repository + `,"actor":"root","clone":{}}`, `neither "system" nor "user"`},
+		"on_expiry":           {`{` + repository + `,"on_expiry":"hope","clone":{}}`, "on_expiry"},
+		"ref":                 {`{` + repository + `,"clone":{"ref":"a..b"}}`, "clone.ref"},
+		"archive":             {`{` + repository + `,"clone":{"archive":"rar"}}`, "clone.archive"},
+		"depth":               {`{` + repository + `,"clone":{"depth":-1}}`, "clone.depth"},
+		"shallow bundle":      {`{` + repository + `,"clone":{"archive":"bundle","depth":1}}`, "clone.depth: a bundle"},
+		"bundle of paths":     {`{` + repository + `,"clone":{"archive":"bundle","paths":["a"]}}`, "clone.paths: a bundle"},
+		"glob":                {`{` + repository + `,"clone":{"paths":["a","["]}}`, "clone.paths[1]"},
+		"branch":              {push(`"branch":"-x","message":"m"`), "push.branch"},
+		"full ref as branch":  {push(`"branch":"refs/heads/x","message":"m"`), "short name"},
+		"base alone":          {push(good + `,"base":"main"`), "push.base"},
+		"no message":          {push(`"branch":"main","message":" "`), "push.message: it is empty"},
+		"NUL in the message":  {push(`"branch":"main","message":"a\u0000"`), "push.message: it holds a NUL"},
+		"long message":        {push(`"branch":"main","message":"` + strings.Repeat("x", 70_000) + `"`), "push.message: 70000 bytes"},
+		"author":              {push(good + `,"author":{"name":"<","email":"a@b"}`), "push.author.name"},
+		"author's email":      {push(good + `,"author":{"name":"A","email":""}`), "push.author.email"},
+		"no changes":          {`{` + repository + `,"push":{` + good + `,"changes":[]}}`, "push.changes"},
+		"untitled request":    {push(good + `,"pull_request":{"title":""}`), "push.pull_request.title"},
+		"request to itself":   {push(good + `,"pull_request":{"title":"t","destination":"main"}`), "push.pull_request.destination"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := job.ParseRequest([]byte(tc.body), job.DefaultLimits())
+			if fault.KindOf(err) != fault.Invalid || !strings.Contains(fault.Public(err), tc.want) {
+				t.Errorf("%v, want invalid with %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestParseRequestAccepts(t *testing.T) {
+	t.Parallel()
+	request, err := job.ParseRequest([]byte(`{`+repository+`,"clone":{"ref":"refs/heads/main","paths":["docs/**"]}}`), job.DefaultLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := job.Request{
+		Repository: bitbucket.Repository{Workspace: "acme", Slug: "web"},
+		Clone:      &job.Clone{Ref: "refs/heads/main", Paths: []string{"docs/**"}, Archive: job.ArchiveTarGz},
+	}
+	if diff := cmp.Diff(want, request); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestRefsAsGit compares the rules with git's own, over names made of the pieces that the rules speak of.
+func TestRefsAsGit(t *testing.T) {
+	t.Parallel()
+	gitTakes := func(name string) bool {
+		return exec.CommandContext(t.Context(), "git", "check-ref-format", "--branch", name).Run() == nil
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		pieces := []string{"a", "main", "/", ".", "..", ".lock", "@", "@{", "{", "-", "~", "^", ":", "?", "*", "[", "\\", " ", "\t", "é", "HEAD", "\x7f"}
+		name := strings.Join(rapid.SliceOfN(rapid.SampledFrom(pieces), 1, 4).Draw(t, "pieces"), "")
+		if name == "@" || strings.HasPrefix(name, "@{") || name == "-" || strings.HasPrefix(name, "HEAD") && strings.Contains(name, "@{") {
+			return // `git check-ref-format --branch` takes these for revisions of the current repository, not for names
+		}
+		if flaw := job.RefFlaw(name); (flaw == "") != gitTakes(name) {
+			t.Fatalf("%q: we say %q, git takes it: %t", name, flaw, gitTakes(name))
+		}
+	})
+}
+
+func FuzzParseRequest(f *testing.F) {
+	f.Add([]byte(push(`"branch":"main","message":"m"`)))
+	f.Add([]byte(`{` + repository + `,"clone":{"ref":"v1","archive":"zip","paths":["**/*.md"]}}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		request, err := job.ParseRequest(body, job.DefaultLimits())
+		if err != nil {
+			if kind := fault.KindOf(err); kind != fault.Invalid && kind != fault.TooLarge {
+				t.Fatalf("%s: %v", kind, err)
+			}
+			return
+		}
+		if (request.Clone == nil) == (request.Push == nil) {
+			t.Fatal("neither a clone nor a push, or both")
+		}
+		if err := request.Repository.Validate(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -1,0 +1,119 @@
+package job
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/secret"
+)
+
+// wireVersion is raised when old workers could misread new jobs. What an older version wrote must decode for ever: the golden
+// files in testdata hold it.
+const wireVersion = 1
+
+// Meta is the readable part of a job in the queue: useful on a dashboard and harmless there.
+type Meta struct {
+	Version      int                  `json:"v"`
+	ID           string               `json:"id"`
+	Installation string               `json:"installation"`
+	Operation    Operation            `json:"operation"`
+	Class        Class                `json:"class"`
+	Repository   bitbucket.Repository `json:"repository"`
+	Actor        forge.Actor          `json:"actor"`
+	Branch       string               `json:"branch,omitempty"` // of a push
+	Ref          string               `json:"ref,omitempty"`    // of a clone
+	Changes      int                  `json:"changes,omitempty"`
+	OnExpiry     OnExpiry             `json:"on_expiry,omitempty"`
+	CreatedAt    time.Time            `json:"created_at"`
+	Generation   int                  `json:"generation,omitempty"`
+	Digest       string               `json:"digest"`
+	Trace        Trace                `json:"trace,omitzero"`
+}
+
+// wire is a whole job in the queue. Sealed holds what is the customer's own: contents, messages, globs.
+type wire struct {
+	Meta
+	Sealed []byte `json:"sealed"`
+}
+
+type content struct {
+	Clone *Clone `json:"clone,omitempty"`
+	Push  *Push  `json:"push,omitempty"`
+}
+
+// sealContext binds sealed content to its job, so that it cannot be moved to another one's meta.
+func (m Meta) sealContext() []string {
+	return []string{"job", m.Installation, m.ID, string(m.Operation)}
+}
+
+// MetaOf is the job's readable part.
+func (j Job) MetaOf() Meta {
+	meta := Meta{
+		Version: wireVersion, ID: j.ID, Installation: j.Installation, Operation: j.Operation(), Class: j.Class,
+		Repository: j.Repository, Actor: j.Actor, OnExpiry: j.OnExpiry, CreatedAt: j.CreatedAt, Generation: j.Generation,
+		Digest: j.Digest, Trace: j.Trace,
+	}
+	if j.Push != nil {
+		meta.Branch, meta.Changes = j.Push.Branch, len(j.Push.Changes)
+	} else if j.Clone != nil {
+		meta.Ref = j.Clone.Ref
+	}
+	return meta
+}
+
+// Marshal is the job as it waits in the queue: JSON, the meta readable, the content sealed.
+func Marshal(j Job, ring *secret.Keyring) ([]byte, error) {
+	if (j.Clone == nil) == (j.Push == nil) {
+		return nil, fault.Newf(fault.Internal, "job %s is neither a clone nor a push", j.ID)
+	}
+	plain, err := json.Marshal(content{j.Clone, j.Push})
+	if err != nil {
+		return nil, fault.Wrapf(fault.Internal, err, "job %s cannot be encoded", j.ID)
+	}
+	meta := j.MetaOf()
+	payload, err := json.Marshal(wire{meta, ring.Seal(plain, meta.sealContext()...)})
+	if err != nil {
+		return nil, fault.Wrapf(fault.Internal, err, "job %s cannot be encoded", j.ID)
+	}
+	return payload, nil
+}
+
+// ReadMeta reads the readable part alone.
+func ReadMeta(payload []byte) (Meta, error) {
+	var meta Meta
+	if err := json.Unmarshal(payload, &meta); err != nil {
+		return Meta{}, fault.Wrapf(fault.Internal, err, "the queued job cannot be read")
+	}
+	return meta, nil
+}
+
+// Unmarshal reads what [Marshal] wrote, or an older version of it did. A newer version, damage, and a seal whose key is gone
+// are Internal faults that say so.
+func Unmarshal(payload []byte, ring *secret.Keyring) (Job, error) {
+	var waiting wire
+	if err := json.Unmarshal(payload, &waiting); err != nil {
+		return Job{}, fault.Wrapf(fault.Internal, err, "the queued job cannot be read")
+	}
+	if waiting.Version < 1 || waiting.Version > wireVersion {
+		return Job{}, fault.Newf(fault.Internal, "the queued job has wire version %d and this worker reads up to %d; upgrade the worker", waiting.Version, wireVersion)
+	}
+	plain, err := ring.Open(waiting.Sealed, waiting.sealContext()...)
+	if err != nil {
+		return Job{}, fault.Wrapf(fault.Internal, err, "the queued job cannot be opened: it is damaged, or its sealing key is not in GITSMITH_SEAL_KEYS any more")
+	}
+	var sealed content
+	if err := json.Unmarshal(plain, &sealed); err != nil {
+		return Job{}, fault.Wrapf(fault.Internal, err, "the queued job's content cannot be read")
+	}
+	if (sealed.Clone == nil) == (sealed.Push == nil) {
+		return Job{}, fault.Newf(fault.Internal, "the queued job is neither a clone nor a push")
+	}
+	return Job{
+		ID: waiting.ID, Installation: waiting.Installation, Actor: waiting.Actor, Repository: waiting.Repository,
+		OnExpiry: waiting.OnExpiry, Class: waiting.Class, CreatedAt: waiting.CreatedAt, Trace: waiting.Trace,
+		Digest: waiting.Digest, Generation: waiting.Generation, Clone: sealed.Clone, Push: sealed.Push,
+	}, nil
+}
