@@ -1,0 +1,159 @@
+package job_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/edit"
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/secret"
+)
+
+// writeGolden writes files that do not exist yet; it never touches one that does, because what was once written must be read
+// for ever.
+var writeGolden = flag.Bool("write-golden", false, "write missing golden files")
+
+const privateText = "canary-private-content"
+
+func ring(t testing.TB, id string) *secret.Keyring {
+	t.Helper()
+	ring, err := secret.ParseKeyring(id + ":" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, secret.KeySize)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ring
+}
+
+func samples() map[string]job.Job {
+	common := job.Job{
+		ID: "0197a4c4-0000-7000-8000-000000000001", Installation: "ari:cloud:ecosystem::installation/one",
+		Actor: forge.Actor{Kind: forge.ActorUser, Principal: "712020:user"}, Class: job.ClassInteractive,
+		Repository: bitbucket.Repository{Workspace: "acme", Slug: "web"},
+		CreatedAt:  time.Date(2026, 11, 23, 12, 0, 0, 5e6, time.UTC),
+		Trace:      job.Trace{TraceID: "463ac35c9f6413ad48485a3953bb6124", SpanID: "a2fb4a1d1a96d312"},
+		Digest:     strings.Repeat("ab", 32), Generation: 2,
+	}
+	clone, push := common, common
+	clone.Clone = &job.Clone{Ref: "v1", Depth: 3, Paths: []string{privateText}, Archive: job.ArchiveZip}
+	push.OnExpiry = job.OnExpiryWait
+	push.Push = &job.Push{
+		Branch: "chore/license", Base: "main", Create: true, Message: privateText,
+		Author: &job.Author{Name: "A", Email: "a@example.com"},
+		Changes: []edit.Change{
+			{Put: &edit.Put{Path: "a", Content: privateText, Encoding: "utf-8", Mode: edit.ModeExecutable}},
+			{Delete: &edit.Delete{Path: "b"}},
+			{Move: &edit.Move{From: "c", To: "d"}},
+			{Replace: &edit.Replace{Paths: []string{"**/*.go"}, Pattern: "x", With: "y", Regexp: true}},
+			{Patch: &edit.Patch{Diff: "--- a/e\n+++ b/e\n"}},
+		},
+		PullRequest: &job.PullRequest{Title: privateText, Description: "d", Destination: "main", CloseSourceBranch: true},
+	}
+	return map[string]job.Job{"clone": clone, "push": push}
+}
+
+func TestWireRoundTrip(t *testing.T) {
+	t.Parallel()
+	for name, want := range samples() {
+		payload, err := job.Marshal(want, ring(t, "a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(payload, []byte(privateText)) || bytes.Contains(payload, []byte(base64.StdEncoding.EncodeToString([]byte(privateText))[:20])) {
+			t.Errorf("%s: private content is readable", name)
+		}
+		got, err := job.Unmarshal(payload, ring(t, "a"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		meta, err := job.ReadMeta(payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want.MetaOf(), meta); diff != "" {
+			t.Errorf("%s: meta: %s", name, diff)
+		}
+	}
+}
+
+// TestWireGolden reads what versions of Gitsmith up to this one have written.
+func TestWireGolden(t *testing.T) {
+	t.Parallel()
+	for name, want := range samples() {
+		path := filepath.Join("testdata", "v1-"+name+".json")
+		payload, err := os.ReadFile(path)
+		if os.IsNotExist(err) && *writeGolden {
+			if payload, err = job.Marshal(want, ring(t, "golden")); err == nil {
+				err = os.WriteFile(path, payload, 0o644)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := job.Unmarshal(payload, ring(t, "golden"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestUnmarshalRefuses(t *testing.T) {
+	t.Parallel()
+	push := samples()["push"]
+	payload, err := job.Marshal(push, ring(t, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := bytes.Replace(payload, []byte("installation/one"), []byte("installation/two"), 1)
+	newer := bytes.Replace(payload, []byte(`"v":1`), []byte(`"v":999`), 1)
+	for name, tc := range map[string]struct {
+		payload []byte
+		ring    string
+		want    string
+	}{
+		"no JSON":                     {[]byte("\x00garbage"), "a", "cannot be read"},
+		"empty":                       {nil, "a", "cannot be read"},
+		"another installation's meta": {moved, "a", "cannot be opened"},
+		"a key that is gone":          {payload, "b", "cannot be opened"},
+		"a newer version":             {newer, "a", "upgrade the worker"},
+		"no version":                  {[]byte(`{}`), "a", "wire version 0"},
+	} {
+		_, err := job.Unmarshal(tc.payload, ring(t, tc.ring))
+		if fault.KindOf(err) != fault.Internal || !strings.Contains(fault.Public(err), tc.want) {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+func FuzzUnmarshal(f *testing.F) {
+	keys := ring(f, "a")
+	for _, sample := range samples() {
+		payload, err := job.Marshal(sample, keys)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(payload)
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		got, err := job.Unmarshal(payload, keys)
+		if err == nil && (got.Clone == nil) == (got.Push == nil) {
+			t.Fatal("a job that is neither a clone nor a push")
+		}
+	})
+}
