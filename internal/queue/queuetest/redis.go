@@ -102,14 +102,15 @@ func start(tb testing.TB, cluster bool) *Redis {
 	return nil
 }
 
-// Client is a new client of the server, closed when the test is over. It reconnects after Kill and Restart.
+// Client is a new client of the server, closed when the test is over. It gives up soon on a server that is away, and finds
+// it again after a Restart, though only about a second later where many calls have failed: poll then.
 func (r *Redis) Client() redis.UniversalClient {
 	r.tb.Helper()
 	var client redis.UniversalClient
 	if r.cluster {
-		client = redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{r.Addr}})
+		client = redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{r.Addr}, DialerRetries: 1})
 	} else {
-		client = redis.NewClient(&redis.Options{Addr: r.Addr})
+		client = redis.NewClient(&redis.Options{Addr: r.Addr, DialerRetries: 1})
 	}
 	r.tb.Cleanup(func() { _ = client.Close() })
 	return client
