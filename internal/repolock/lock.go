@@ -104,6 +104,10 @@ type Intent struct {
 	Branch string `json:"branch"`
 	Commit string `json:"commit"`
 	Parent string `json:"parent"`
+
+	// What the push's result says beside, for the run that finds it done.
+	Created bool `json:"created,omitempty"` // the branch was to be new
+	Changed int  `json:"changed,omitempty"` // files
 }
 
 // KEYS: fence, intent. ARGV: the holder's fence, the intent, retention in milliseconds.
