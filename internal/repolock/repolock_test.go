@@ -310,7 +310,7 @@ func TestIntents(t *testing.T) {
 			if got, found, err := lock.Intent(ctx, "job"); found || err != nil {
 				t.Errorf("before: %v, %v, %v", got, found, err)
 			}
-			for _, want := range []Intent{{Branch: "main", Commit: "1", Parent: "0"}, {Branch: "main", Commit: "2", Parent: "1"}} {
+			for _, want := range []Intent{{Branch: "main", Commit: "1", Parent: "0"}, {Branch: "main", Commit: "2", Parent: "1", Created: true, Changed: 3}} {
 				if err := lock.SetIntent(ctx, "job", want); err != nil {
 					t.Fatal(err)
 				}
