@@ -1,0 +1,182 @@
+package config_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gitsmith/gitsmith/internal/config"
+	"github.com/gitsmith/gitsmith/internal/secret"
+)
+
+var key = base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{3}, secret.KeySize))
+
+const appID = "ari:cloud:ecosystem::app/5f1c9a00-0000-4000-8000-000000000000"
+
+func required(more ...string) []string {
+	return append([]string{"PATH=/bin", "GITSMITH_APP_ID=" + appID, "GITSMITH_SEAL_KEYS=a:" + key}, more...)
+}
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	api, err := config.LoadAPI(required())
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker, err := config.LoadWorker(required())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, ok := range map[string]bool{
+		"addr": api.Addr == ":8080", "ops": api.OpsAddr == "127.0.0.1:9090", "worker ops": worker.OpsAddr == "127.0.0.1:9091",
+		"app": len(api.AppIDs) == 1 && api.AppIDs[0] == appID, "redis": api.RedisURL.Reveal() == "redis://127.0.0.1:6379/0",
+		"keys": api.Keyring != nil, "body": api.MaxBody == 5_000_000, "changes": worker.MaxChanges == 1000,
+		"git": worker.GitURL.String() == "https://bitbucket.org", "rest": worker.RESTURL.String() == "https://api.bitbucket.org",
+		"margin": worker.TokenMargin == time.Minute, "wait": worker.TokenWait == 2*time.Hour, "repository": worker.MaxRepository == 4<<30,
+		"concurrency": worker.Concurrency >= 2, "artifact": strings.HasPrefix(api.ArtifactURL, "file://"), "ttl": api.ArtifactTTL == 24*time.Hour,
+		"dashboard off": api.DashboardPassword.IsZero() && !api.DashboardWrite, "timeout": worker.JobTimeout == 10*time.Minute,
+	} {
+		if !ok {
+			t.Errorf("%s: %+v %+v", name, api, worker)
+		}
+	}
+}
+
+func TestEnvironmentWinsOverFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "gitsmith.yml")
+	if err := os.WriteFile(path, []byte("GITSMITH_ADDR: :1111\nGITSMITH_LOG_LEVEL: debug\nGITSMITH_DASHBOARD_WRITE: true\nGITSMITH_MAX_CHANGES: 5\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	api, err := config.LoadAPI(required("GITSMITH_CONFIG="+path, "GITSMITH_ADDR=:2222", "GITSMITH_LOG_FORMAT="))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if api.Addr != ":2222" || api.LogLevel != "debug" || !api.DashboardWrite || api.MaxChanges != 5 || api.LogFormat != "auto" {
+		t.Errorf("%+v", api)
+	}
+}
+
+func TestSecretsFromFiles(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte("a:"+key+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	worker, err := config.LoadWorker([]string{"GITSMITH_SEAL_KEYS_FILE=" + path})
+	if err != nil || worker.Keyring == nil {
+		t.Errorf("%v", err)
+	}
+	_, err = config.LoadWorker([]string{"GITSMITH_SEAL_KEYS_FILE=" + path, "GITSMITH_SEAL_KEYS=a:" + key})
+	if err == nil || !strings.Contains(err.Error(), "set one of them") {
+		t.Errorf("both: %v", err)
+	}
+	_, err = config.LoadWorker([]string{"GITSMITH_SEAL_KEYS_FILE=" + path + "x"})
+	if err == nil || !strings.Contains(err.Error(), "GITSMITH_SEAL_KEYS") {
+		t.Errorf("missing: %v", err)
+	}
+}
+
+func TestEverythingWrongAtOnce(t *testing.T) {
+	t.Parallel()
+	const canary = "canary-5f1c9a"
+	wrong := map[string]string{
+		"GITSMITH_REDIS_URL": canary, "GITSMITH_SEAL_KEYS": canary, "GITSMITH_OPS_ADDR": "9090", "GITSMITH_ARTIFACT_TTL": "-1h",
+		"GITSMITH_RETENTION": "week", "GITSMITH_TOKEN_WAIT": "0s", "GITSMITH_MAX_CHANGES": "0", "GITSMITH_LOG_LEVEL": "loud",
+		"GITSMITH_LOG_FORMAT": "xml", "OTEL_EXPORTER_OTLP_ENDPOINT": "collector", "GITSMITH_APP_ID": "a,,b", "GITSMITH_ADDR": ":99999",
+		"GITSMITH_JWKS_URL": "http://example.com/keys", "GITSMITH_MAX_BODY": "5 apples", "GITSMITH_SCHEDULE_MODULES": ",",
+		"GITSMITH_LIFECYCLE_MODULES": ",", "GITSMITH_UNREADABLE_TOKEN_LIFE": "x", "GITSMITH_DASHBOARD_WRITE": "perhaps",
+	}
+	var environ []string
+	for name, value := range wrong {
+		environ = append(environ, name+"="+value)
+	}
+	_, err := config.LoadAPI(append(environ, "GITSMITH_ADR=:1"))
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for name := range wrong {
+		if !strings.Contains(err.Error(), name+" ") {
+			t.Errorf("%s is not reported", name)
+		}
+	}
+	if !strings.Contains(err.Error(), "GITSMITH_ADR is no setting; did you mean GITSMITH_ADDR?") {
+		t.Errorf("the misspelt name is not reported:\n%v", err)
+	}
+	if strings.Contains(err.Error(), canary) {
+		t.Errorf("a secret is quoted:\n%v", err)
+	}
+
+	worker := map[string]string{
+		"GITSMITH_GIT_URL": "http://example.com", "GITSMITH_API_URL": "https://user:" + canary + "@example.com", "GITSMITH_CONCURRENCY": "-1",
+		"GITSMITH_MEMORY_LIMIT": "99999999999TB", "GITSMITH_MAX_REPOSITORY": "", "GITSMITH_TOKEN_MARGIN": "60", "GITSMITH_JOB_TIMEOUT": "m", "GITSMITH_GRACE": "s",
+	}
+	environ = nil
+	for name, value := range worker {
+		environ = append(environ, name+"="+value)
+	}
+	_, err = config.LoadWorker(environ)
+	delete(worker, "GITSMITH_MAX_REPOSITORY") // empty counts as absent
+	for name := range worker {
+		if err == nil || !strings.Contains(err.Error(), name+" ") {
+			t.Errorf("%s is not reported", name)
+		}
+	}
+	if err == nil || !strings.Contains(err.Error(), "GITSMITH_SEAL_KEYS is required") {
+		t.Errorf("what is missing is not reported: %v", err)
+	}
+}
+
+func TestHelpAndReadme(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	if err := config.HelpAPI(&out); err != nil {
+		t.Fatal(err)
+	}
+	if err := config.HelpWorker(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"GITSMITH_APP_ID ", "required", "GITSMITH_CONCURRENCY", "or GITSMITH_SEAL_KEYS_FILE"} {
+		if !strings.Contains(out.String(), text) {
+			t.Errorf("the help lacks %q", text)
+		}
+	}
+}
+
+var writeReadme = flag.Bool("write-readme", false, "write the table of settings into README.md")
+
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	const path, begin, end = "../../README.md", "<!-- settings: written by `go test ./internal/config -write-readme` -->\n", "<!-- end of settings -->"
+	readme, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, found := strings.Cut(string(readme), begin)
+	table, after, alsoFound := strings.Cut(rest, end)
+	if !found || !alsoFound {
+		t.Fatal("README has lost the marks around the table of settings")
+	}
+	if table == config.Markdown() {
+		return
+	}
+	if !*writeReadme {
+		t.Fatal("README's table of settings is not the program's; run `go test ./internal/config -write-readme`")
+	}
+	if err := os.WriteFile(path, []byte(before+begin+config.Markdown()+end+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add("GITSMITH_MAX_BODY=5MB")
+	f.Add("GITSMITH_ADDR=:80")
+	f.Fuzz(func(t *testing.T, line string) {
+		_, _ = config.LoadAPI(required(line)) // it must not panic
+	})
+}

@@ -1,0 +1,101 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+
+	"github.com/gitsmith/gitsmith/internal/secret"
+)
+
+// field is one setting: the only place that knows its name, default, meaning and form.
+type field struct {
+	name     string
+	fallback string // default; empty is none
+	shown    string // the default in words, where the value itself depends on the machine
+	required bool
+	secret   bool // may come as NAME_FILE too, and is never quoted
+	meaning  string
+	set      func(value string) error
+}
+
+func (c *Common) fields(opsAddr string) []field {
+	return []field{
+		{
+			name: "GITSMITH_REDIS_URL", fallback: "redis://127.0.0.1:6379/0", secret: true, set: into(&c.RedisURL, redisURL),
+			meaning: "`redis://`, `rediss://`, `redis-sentinel://…?master_name=NAME` or `redis-cluster://`",
+		},
+		{
+			name: "GITSMITH_SEAL_KEYS", required: true, secret: true, set: into(&c.Keyring, secret.ParseKeyring),
+			meaning: "`id:base64 of 32 bytes`, comma between several; the first seals, all open",
+		},
+		{name: "GITSMITH_OPS_ADDR", fallback: opsAddr, set: into(&c.OpsAddr, address), meaning: "private listener: health, metrics, dashboard"},
+		{
+			name: "GITSMITH_ARTIFACT_URL", fallback: artifactFolder(), shown: "`file://` in the user data folder", set: into(&c.ArtifactURL, text),
+			meaning: "where archives are kept; the receiver and the workers share it",
+		},
+		{name: "GITSMITH_ARTIFACT_TTL", fallback: "24h", set: into(&c.ArtifactTTL, duration), meaning: "how long an archive is kept"},
+		{name: "GITSMITH_RETENTION", fallback: "168h", set: into(&c.Retention, duration), meaning: "how long a job can be looked up after its end"},
+		{name: "GITSMITH_TOKEN_WAIT", fallback: "2h", set: into(&c.TokenWait, duration), meaning: "how long a job with `\"on_expiry\": \"wait\"` waits for a token"},
+		{name: "GITSMITH_MAX_CHANGES", fallback: "1000", set: into(&c.MaxChanges, positive), meaning: "changes in one push"},
+		{name: "GITSMITH_LOG_LEVEL", fallback: "info", set: into(&c.LogLevel, oneOf("debug", "info", "warn", "error")), meaning: "`debug`, `info`, `warn`, `error`"},
+		{name: "GITSMITH_LOG_FORMAT", fallback: "auto", set: into(&c.LogFormat, oneOf("auto", "json", "text")), meaning: "`json`, `text`; `auto` is text on a terminal, else json"},
+		{name: "OTEL_EXPORTER_OTLP_ENDPOINT", set: into(&c.OTLP, anyURL), meaning: "where traces go, such as `http://collector:4318`"},
+	}
+}
+
+func (a *API) fields() []field {
+	return append([]field{
+		{name: "GITSMITH_APP_ID", required: true, set: into(&a.AppIDs, list), meaning: "the app's ARI, as `app.id` in the manifest; comma between several"},
+		{name: "GITSMITH_ADDR", fallback: ":8080", set: into(&a.Addr, address), meaning: "public listener"},
+		{
+			name: "GITSMITH_JWKS_URL", fallback: "https://forge.cdn.prod.atlassian-dev.net/.well-known/jwks.json", set: into(&a.JWKSURL, secureURL),
+			meaning: "where FIT keys are",
+		},
+		{name: "GITSMITH_JWKS_URL_TEMPLATE", set: into(&a.JWKSURLTemplate, text), meaning: "the same for Isolated Cloud, with `{IC_LABEL}`; without it, its FITs are refused"},
+		{name: "GITSMITH_MAX_BODY", fallback: "5MB", set: into(&a.MaxBody, size), meaning: "request body"},
+		{
+			name: "GITSMITH_SCHEDULE_MODULES", fallback: "core:scheduledTrigger,scheduledTrigger", set: into(&a.ScheduleModules, list),
+			meaning: "module types, or `type/key`, that may call `/forge/schedule`",
+		},
+		{
+			name: "GITSMITH_LIFECYCLE_MODULES", fallback: "core:trigger,trigger", set: into(&a.LifecycleModules, list),
+			meaning: "module types, or `type/key`, that may call `/forge/lifecycle`",
+		},
+		{name: "GITSMITH_UNREADABLE_TOKEN_LIFE", fallback: "15m", set: into(&a.UnreadableLife, duration), meaning: "life given to an OAuth token whose `exp` cannot be read"},
+		{name: "GITSMITH_DASHBOARD_USER", fallback: "operator", set: into(&a.DashboardUser, text), meaning: "login of the dashboard"},
+		{name: "GITSMITH_DASHBOARD_PASSWORD", secret: true, set: into(&a.DashboardPassword, secretText), meaning: "without one there is no dashboard"},
+		{name: "GITSMITH_DASHBOARD_WRITE", fallback: "false", set: into(&a.DashboardWrite, strconv.ParseBool), meaning: "`true` lets the dashboard run, archive and delete tasks"},
+	}, a.Common.fields("127.0.0.1:9090")...)
+}
+
+func (w *Worker) fields() []field {
+	cores := strconv.Itoa(2 * runtime.NumCPU())
+	return append([]field{
+		{name: "GITSMITH_GIT_URL", fallback: "https://bitbucket.org", set: into(&w.GitURL, baseURL), meaning: "git's base; plain http is accepted for loopback hosts only"},
+		{name: "GITSMITH_API_URL", fallback: "https://api.bitbucket.org", set: into(&w.RESTURL, baseURL), meaning: "REST's base; the same"},
+		{name: "GITSMITH_CONCURRENCY", fallback: cores, shown: "2 × cores", set: into(&w.Concurrency, positive), meaning: "jobs at once in a worker"},
+		{name: "GITSMITH_TEMP_DIR", fallback: filepath.Join(os.TempDir(), "gitsmith"), shown: "`gitsmith` in the system's", set: into(&w.TempDir, text), meaning: "what does not fit in memory while a job runs"},
+		{name: "GITSMITH_MEMORY_LIMIT", fallback: "8MiB", set: into(&w.MemoryLimit, size), meaning: "of a pack that is kept in memory; a larger one is on disk"},
+		{name: "GITSMITH_MAX_REPOSITORY", fallback: "4GiB", set: into(&w.MaxRepository, size), meaning: "larger ones are refused"},
+		{name: "GITSMITH_TOKEN_MARGIN", fallback: "60s", set: into(&w.TokenMargin, duration), meaning: "a token with less life left is as good as gone"},
+		{name: "GITSMITH_JOB_TIMEOUT", fallback: "10m", set: into(&w.JobTimeout, duration), meaning: "one attempt"},
+		{name: "GITSMITH_GRACE", fallback: "20s", set: into(&w.Grace, duration), meaning: "what runs may take to finish when the worker stops"},
+		{name: "GITSMITH_AUTHOR_NAME", fallback: "Gitsmith", set: into(&w.AuthorName, text), meaning: "author of commits whose job names none"},
+		{name: "GITSMITH_AUTHOR_EMAIL", fallback: "gitsmith@localhost", set: into(&w.AuthorEmail, text), meaning: "the same"},
+	}, w.Common.fields("127.0.0.1:9091")...)
+}
+
+// artifactFolder is where archives go where nobody says so: $XDG_DATA_HOME, or what that stands for.
+func artifactFolder() string {
+	base := os.Getenv("XDG_DATA_HOME")
+	if base == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			home = os.TempDir()
+		}
+		base = filepath.Join(home, ".local", "share")
+	}
+	return "file://" + filepath.ToSlash(filepath.Join(base, "gitsmith", "artifacts"))
+}
