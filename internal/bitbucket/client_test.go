@@ -120,7 +120,7 @@ func TestResolveRequest(t *testing.T) {
 	var got string
 	c := client(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		got = r.Method + " " + r.RequestURI + " " + r.Header.Get("Authorization")
-		fmt.Fprint(w, `{"full_name": "acme/web"}`)
+		_, _ = fmt.Fprint(w, `{"full_name": "acme/web"}`)
 	}), nil)
 	uuid := "{11111111-2222-3333-4444-555555555555}"
 	if _, err := c.Resolve(t.Context(), secret.New(token), bitbucket.Repository{WorkspaceUUID: uuid, RepositoryUUID: uuid}); err != nil {
@@ -187,11 +187,11 @@ func TestEnsurePullRequestReadsTheWholeList(t *testing.T) {
 		switch {
 		case r.Method == http.MethodPost:
 			posts++
-			fmt.Fprint(w, `{"id": 9}`)
+			_, _ = fmt.Fprint(w, `{"id": 9}`)
 		case r.URL.Query().Get("page") == "2" && !endless:
-			fmt.Fprintf(w, `{"values": [%s]}`, entry(3, "ACME/web", "main"))
+			_, _ = fmt.Fprintf(w, `{"values": [%s]}`, entry(3, "ACME/web", "main"))
 		default:
-			fmt.Fprintf(w, `{"values": [%s, %s, {"id": 5}], "next": %q}`, entry(1, "fork/web", "main"), entry(2, "acme/web", "release"), next)
+			_, _ = fmt.Fprintf(w, `{"values": [%s, %s, {"id": 5}], "next": %q}`, entry(1, "fork/web", "main"), entry(2, "acme/web", "release"), next)
 		}
 	}), nil)
 	for destination, want := range map[string]bitbucket.PullRequest{"main": {ID: 3}, "release": {ID: 2}, "other": {ID: 9}} {
@@ -210,42 +210,49 @@ func TestEnsurePullRequestReadsTheWholeList(t *testing.T) {
 	}
 }
 
-func TestErrors(t *testing.T) {
-	t.Parallel()
-	resolve := func(ctx context.Context, c *bitbucket.Client) error {
-		_, err := c.Resolve(ctx, secret.New(token), web)
-		return err
-	}
-	ensure := func(ctx context.Context, c *bitbucket.Client) error {
-		_, err := c.EnsurePullRequest(ctx, secret.New(token), web, bitbucket.PullRequestSpec{Title: "x", Source: "change"})
-		return err
-	}
-	says := func(status int, header, body string) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			if name, value, found := strings.Cut(header, ": "); found {
-				w.Header().Set(name, value)
-			}
-			w.WriteHeader(status)
-			fmt.Fprint(w, body)
+func resolve(ctx context.Context, c *bitbucket.Client) error {
+	_, err := c.Resolve(ctx, secret.New(token), web)
+	return err
+}
+
+func ensure(ctx context.Context, c *bitbucket.Client) error {
+	_, err := c.EnsurePullRequest(ctx, secret.New(token), web, bitbucket.PullRequestSpec{Title: "x", Source: "change"})
+	return err
+}
+
+// says answers every request the same.
+func says(status int, header, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if name, value, found := strings.Cut(header, ": "); found {
+			w.Header().Set(name, value)
 		}
+		w.WriteHeader(status)
+		_, _ = fmt.Fprint(w, body)
 	}
-	// onPost lists nothing and answers a POST with the handler.
-	onPost := func(post http.HandlerFunc) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodGet {
-				fmt.Fprint(w, `{"values": []}`)
-				return
-			}
-			post(w, r)
+}
+
+// onPost lists nothing and answers a POST by post.
+func onPost(post http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			_, _ = fmt.Fprint(w, `{"values": []}`)
+			return
 		}
+		post(w, r)
 	}
-	for name, test := range map[string]struct {
-		handler http.HandlerFunc
-		call    func(context.Context, *bitbucket.Client) error
-		kind    fault.Kind
-		public  []string
-		after   time.Duration
-	}{
+}
+
+type errorCase struct {
+	handler http.HandlerFunc
+	call    func(context.Context, *bitbucket.Client) error
+	kind    fault.Kind
+	public  []string
+	after   time.Duration
+}
+
+// errorCases are answers and what becomes of them. A public text must hold each of the parts.
+func errorCases() map[string]errorCase {
+	return map[string]errorCase{
 		"401":            {says(401, "", ""), resolve, fault.Denied, []string{"look up repository acme/web", "(401)", "read:repository:bitbucket"}, 0},
 		"403":            {says(403, "", ""), resolve, fault.Denied, []string{"(403)", "read:repository:bitbucket", "permissions.scopes"}, 0},
 		"403 on list":    {says(403, "", ""), ensure, fault.Denied, []string{"list the pull requests of acme/web", "read:pullrequest:bitbucket"}, 0},
@@ -280,10 +287,15 @@ func TestErrors(t *testing.T) {
 		"broken off in the body": {
 			func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Length", "100")
-				fmt.Fprint(w, `{"full_name`)
+				_, _ = fmt.Fprint(w, `{"full_name`)
 			}, resolve, fault.Unavailable, []string{"broke off"}, 0,
 		},
-	} {
+	}
+}
+
+func TestErrors(t *testing.T) {
+	t.Parallel()
+	for name, test := range errorCases() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			err := test.call(t.Context(), client(t, test.handler, nil))
@@ -307,7 +319,7 @@ func TestQuoteIsScrubbedAndBounded(t *testing.T) {
 	t.Parallel()
 	c := client(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusBadRequest)
-		fmt.Fprintf(w, `{"error": {"message": "https://x-token-auth:%s@bitbucket.org\u001b[31m %s"}}`, token, strings.Repeat("ä", 4000))
+		_, _ = fmt.Fprintf(w, `{"error": {"message": "https://x-token-auth:%s@bitbucket.org\u001b[31m %s"}}`, token, strings.Repeat("ä", 4000))
 	}), nil)
 	_, err := c.Resolve(t.Context(), secret.New(token), web)
 	public := fault.Public(err)
@@ -332,7 +344,7 @@ func TestRedirects(t *testing.T) {
 		case strings.HasSuffix(r.URL.Path, "/loop"):
 			http.Redirect(w, r, r.URL.Path, http.StatusMovedPermanently)
 		case r.Header.Get("Authorization") == "Bearer "+token:
-			fmt.Fprint(w, `{"full_name": "acme/web"}`)
+			_, _ = fmt.Fprint(w, `{"full_name": "acme/web"}`)
 		}
 	}), nil)
 	if got, err := c.Resolve(t.Context(), secret.New(token), bitbucket.Repository{Workspace: "acme", Slug: "renamed"}); err != nil || got.Repository != web {
