@@ -116,11 +116,20 @@ func (r *Redis) Client() redis.UniversalClient {
 	return client
 }
 
-// Kill ends the server with SIGKILL and returns when it is gone. What it had answered is in its file.
+// Kill ends the server with SIGKILL and returns when it is gone. What it had answered is in its file: the last second or
+// two, which a server with fsync every second may lose, are written first, so that no test is decided by luck.
 func (r *Redis) Kill() {
 	r.tb.Helper()
 	if r.process == nil {
 		r.tb.Fatal("queuetest: Kill: the server is not running")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	client := redis.NewClient(&redis.Options{Addr: r.Addr})
+	defer client.Close() //nolint:errcheck // nothing is buffered
+	// The answer comes after the file is written.
+	if err := client.ConfigSet(ctx, "appendfsync", "always").Err(); err != nil {
+		r.tb.Errorf("queuetest: Kill: write the append-only file: %v", err)
 	}
 	r.process.stop()
 	r.process = nil
