@@ -1,0 +1,482 @@
+package gitrepo
+
+import (
+	"archive/tar"
+	"archive/zip"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+func unpackTar(tb testing.TB, name string, archive []byte, flags string) map[string]string {
+	tb.Helper()
+	dir := tb.TempDir()
+	command := exec.CommandContext(tb.Context(), "tar", flags, "-", "-C", dir)
+	command.Stdin = bytes.NewReader(archive)
+	if out, err := command.CombinedOutput(); err != nil || len(out) > 0 {
+		tb.Fatalf("tar %s of %s: %v: %s", flags, name, err, out)
+	}
+	return fileTree(tb, dir)
+}
+
+func gunzip(tb testing.TB, data []byte) []byte {
+	tb.Helper()
+	reader, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	out, err := io.ReadAll(reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return out
+}
+
+func TestTarGzIsWhatGitArchives(t *testing.T) {
+	t.Parallel()
+	r := motley(t)
+	for _, paths := range [][]string{nil, {"docs", "links/inside"}} {
+		ours, files := r.archive("refs/heads/main", job.ArchiveTarGz, paths...)
+		theirs := r.gitAt(r.dir, nil, append([]string{"-c", "tar.umask=022", "archive", "--format=tar", "refs/heads/main", "--"}, paths...)...)
+		want := unpackTar(t, "git", theirs, "-xpf")
+		if diff := cmp.Diff(want, unpackTar(t, "ours", ours, "-xpzf")); diff != "" {
+			t.Errorf("paths %q: git archive (-) and ours (+) differ:\n%s", paths, diff)
+		}
+		counted := 0
+		for _, file := range want {
+			if file[0] != 'd' {
+				counted++
+			}
+		}
+		if files != counted || counted == 0 {
+			t.Errorf("paths %q: %d files reported, %d are there", paths, files, counted)
+		}
+		id := r.gitAt(r.dir, gunzip(t, ours), "get-tar-commit-id")
+		if want := r.git("rev-parse", "main"); string(id) != want {
+			t.Errorf("git get-tar-commit-id says %q, want %q", id, want)
+		}
+	}
+}
+
+func TestTarGzHeaders(t *testing.T) {
+	t.Parallel()
+	r := motley(t)
+	data, _ := r.archive("refs/heads/main", job.ArchiveTarGz)
+	if !bytes.Equal(data[:10], []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff}) {
+		t.Errorf("the gzip header % x says more than it must", data[:10])
+	}
+	var names []string
+	reader := tar.NewReader(bytes.NewReader(gunzip(t, data)))
+	for {
+		header, err := reader.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if header.Typeflag == tar.TypeXGlobalHeader {
+			continue
+		}
+		names = append(names, header.Name)
+		if header.Uid != 0 || header.Gid != 0 || header.Uname != "" || header.Gname != "" || header.ModTime.Unix() != 1700000004 {
+			t.Errorf("%q: owner %d:%d %q:%q, time %d", header.Name, header.Uid, header.Gid, header.Uname, header.Gname, header.ModTime.Unix())
+		}
+	}
+	var order []string
+	for line := range strings.SplitSeq(strings.TrimSuffix(r.git("ls-tree", "-rtz", "main"), "\x00"), "\x00") {
+		meta, name, _ := strings.Cut(line, "\t")
+		if !strings.Contains(meta, " blob ") {
+			name += "/"
+		}
+		order = append(order, name)
+	}
+	if diff := cmp.Diff(order, names); diff != "" {
+		t.Errorf("order of git ls-tree (-) and of the archive (+):\n%s", diff)
+	}
+}
+
+// The bytes of the tar are part of what is promised: they may change with a release that says so, not by accident.
+func TestTarBytesAreFixed(t *testing.T) {
+	t.Parallel()
+	data, _ := motley(t).archive("refs/heads/main", job.ArchiveTarGz)
+	if got, want := digest(gunzip(t, data)), "1258d0547de7b61349704e379517db9dd22f71d2b3fa97bca01fc28ed35ada75"; got != want {
+		t.Errorf("the tar's sha256 is %s, it was %s", got, want)
+	}
+}
+
+func TestZip(t *testing.T) {
+	t.Parallel()
+	r := motley(t)
+	data, files := r.archive("refs/heads/main", job.ArchiveZip)
+	reader, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
+	if err != nil && !errors.Is(err, zip.ErrInsecurePath) {
+		t.Fatal(err)
+	}
+	if want := strings.TrimSpace(r.git("rev-parse", "main")); reader.Comment != want {
+		t.Errorf("comment %q, want the commit %q", reader.Comment, want)
+	}
+	got, counted := map[string]string{}, 0
+	for _, file := range reader.File {
+		content, err := file.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[strings.TrimSuffix(file.Name, "/")] = file.Mode().String() + " " + string(text)
+		if file.Mode()&fs.ModeDir == 0 {
+			counted++
+		}
+		if !file.Modified.Equal(time.Unix(1700000004, 0)) {
+			t.Errorf("%q: time %s", file.Name, file.Modified)
+		}
+	}
+	theirs := r.gitAt(r.dir, nil, "-c", "tar.umask=022", "archive", "--format=tar", "refs/heads/main")
+	if diff := cmp.Diff(unpackTar(t, "git", theirs, "-xpf"), got); diff != "" {
+		t.Errorf("git archive (-) and our zip (+) differ:\n%s", diff)
+	}
+	if files != counted {
+		t.Errorf("%d files reported, %d are there", files, counted)
+	}
+}
+
+func TestZipRefusesWhatWindowsWouldWriteElsewhere(t *testing.T) {
+	t.Parallel()
+	for name, refused := range map[string]bool{
+		`..\evil`: true, `a\..\..\evil`: true, `\evil`: true, `C:\evil`: true, `a\b`: false, `..a\b`: false,
+	} {
+		r := newArchiveRepo(t)
+		commit := r.commit(r.tree([2]string{"100644 " + name, r.object("blob", "x")}))
+		_, err := writeArchive(t.Context(), io.Discard, r.source(commit), ArchiveSpec{Format: job.ArchiveZip})
+		if (err != nil) != refused || (refused && fault.KindOf(err) != fault.Invalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := writeArchive(t.Context(), io.Discard, r.source(commit), ArchiveSpec{Format: job.ArchiveTarGz}); err != nil {
+			t.Errorf("%s in a tar.gz: %v", name, err)
+		}
+	}
+}
+
+func TestPaths(t *testing.T) {
+	t.Parallel()
+	r := motley(t)
+	for _, test := range []struct {
+		paths []string
+		want  []string // nil: NotFound
+	}{
+		{[]string{"docs/**"}, []string{"docs/", "docs/deep/", "docs/deep/er/", "docs/deep/er/page.md", "docs/guide.md"}},
+		{[]string{"docs"}, []string{"docs/", "docs/deep/", "docs/deep/er/", "docs/deep/er/page.md", "docs/guide.md"}},
+		{[]string{"docs/deep/"}, []string{"docs/", "docs/deep/", "docs/deep/er/", "docs/deep/er/page.md"}},
+		{[]string{"docs/*.md"}, []string{"docs/", "docs/guide.md"}},
+		{[]string{"*.md"}, []string{"README.md", "docs-not.md"}},
+		{[]string{"**/page.md", "bin/run"}, []string{"bin/", "bin/run", "docs/", "docs/deep/", "docs/deep/er/", "docs/deep/er/page.md"}},
+		{[]string{"{bin,docs}/{run,guide.*}"}, []string{"bin/", "bin/run", "docs/", "docs/guide.md"}},
+		{[]string{"vendor/**"}, []string{"vendor/", "vendor/module/"}},
+		{[]string{"links/ins*"}, []string{"links/", "links/inside"}},
+		{[]string{"latin1*"}, []string{"latin1-\xe9\xe8.txt"}},
+		{[]string{"doc"}, nil},
+		{[]string{"docs/**/*.go", "no/such"}, nil},
+	} {
+		var out bytes.Buffer
+		_, err := writeArchive(t.Context(), &out, r.source("main"), ArchiveSpec{Format: job.ArchiveTarGz, Paths: test.paths})
+		if test.want == nil {
+			if fault.KindOf(err) != fault.NotFound || !strings.Contains(fault.Public(err), test.paths[0]) {
+				t.Errorf("%q: %v, want NotFound with the paths", test.paths, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%q: %v", test.paths, err)
+			continue
+		}
+		if diff := cmp.Diff(test.want, tarNames(t, out.Bytes())); diff != "" {
+			t.Errorf("%q: want (-), got (+):\n%s", test.paths, diff)
+		}
+	}
+}
+
+func tarNames(tb testing.TB, archive []byte) []string {
+	tb.Helper()
+	var names []string
+	for reader := tar.NewReader(bytes.NewReader(gunzip(tb, archive))); ; {
+		header, err := reader.Next()
+		if err == io.EOF {
+			return names
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if header.Typeflag != tar.TypeXGlobalHeader {
+			names = append(names, header.Name)
+		}
+	}
+}
+
+func TestEmptyTree(t *testing.T) {
+	t.Parallel()
+	r := newArchiveRepo(t)
+	var stream fastImporter
+	stream.commit("refs/heads/main", "nothing", "")
+	r.fastImport(stream.done())
+	for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip, job.ArchiveBundle} {
+		if data, files := r.archive("refs/heads/main", format); files != 0 || len(data) == 0 {
+			t.Errorf("%s: %d bytes, %d files", format, len(data), files)
+		}
+	}
+	_, err := writeArchive(t.Context(), io.Discard, r.source("main"), ArchiveSpec{Format: job.ArchiveZip, Paths: []string{"**"}})
+	if fault.KindOf(err) != fault.NotFound {
+		t.Errorf("paths in an empty tree: %v, want NotFound", err)
+	}
+}
+
+func TestArchiveDoesNotDependOnThePacking(t *testing.T) {
+	t.Parallel()
+	r := motley(t)
+	historyOf(r, 60)
+	whole := archiveRepo{t, filepath.Join(t.TempDir(), "whole.git")}
+	tight := archiveRepo{t, filepath.Join(t.TempDir(), "tight.git")}
+	loose := archiveRepo{t, filepath.Join(t.TempDir(), "loose.git")}
+	for _, other := range []archiveRepo{whole, tight} {
+		r.gitAt("", nil, "clone", "-q", "--mirror", "--no-local", r.dir, other.dir)
+	}
+	whole.git("repack", "-q", "-adf", "--window=0")
+	tight.git("repack", "-q", "-adf", "--window=100", "--depth=200")
+	r.gitAt("", nil, "init", "-q", "--bare", loose.dir)
+	loose.gitAt(loose.dir, nil, "-c", "transfer.unpackLimit=100000", "fetch", "-q", r.dir, "+refs/*:refs/*")
+
+	for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip, job.ArchiveBundle} {
+		for _, ref := range []string{"refs/heads/main", "refs/heads/history", "refs/tags/v1"} {
+			want, _ := r.archive(ref, format)
+			for _, other := range []archiveRepo{r, whole, tight, loose} {
+				if got, _ := other.archive(ref, format); digest(got) != digest(want) {
+					t.Errorf("%s of %s: %s in %s, %s elsewhere", format, ref, digest(got), filepath.Base(other.dir), digest(want))
+				}
+			}
+		}
+	}
+}
+
+func TestUnsafeTreesAreRefused(t *testing.T) {
+	t.Parallel()
+	r := newArchiveRepo(t)
+	blob := r.object("blob", "x")
+	inner := r.tree([2]string{"100644 x", blob})
+	for name, tree := range map[string]string{
+		"parent":        r.tree([2]string{"40000 ..", inner}),
+		"self":          r.tree([2]string{"40000 .", inner}),
+		"slash":         r.tree([2]string{"100644 ../x", blob}),
+		"rooted":        r.tree([2]string{"100644 /etc/x", blob}),
+		"trailing":      r.tree([2]string{"100644 x/", blob}),
+		"repository":    r.tree([2]string{"40000 .GiT", inner}),
+		"link to zero":  r.tree([2]string{"120000 x", r.object("blob", "a\x00b")}),
+		"endless link":  r.tree([2]string{"120000 x", r.object("blob", strings.Repeat("a", maxSymlinkTarget+1))}),
+		"further down":  r.tree([2]string{"40000 a", r.tree([2]string{"40000 b", r.tree([2]string{"40000 ..", inner})})}),
+		"file as .git":  r.tree([2]string{"100644 .git", blob}),
+		"link as .git":  r.tree([2]string{"120000 .git", blob}),
+		"module as ../": r.tree([2]string{"160000 ..", blob}),
+	} {
+		source := r.source(r.commit(tree))
+		for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip} {
+			_, err := writeArchive(t.Context(), io.Discard, source, ArchiveSpec{Format: format})
+			if fault.KindOf(err) != fault.Invalid {
+				t.Errorf("%s as %s: %v, want Invalid", name, format, err)
+			}
+		}
+	}
+}
+
+// A few kilobytes that unpack to eight billion files.
+func TestTreesWithoutEndAreRefused(t *testing.T) {
+	t.Parallel()
+	r := newArchiveRepo(t)
+	mode, hash := "100644", r.object("blob", "x")
+	for range 4 {
+		var entries [][2]string
+		for i := range 300 {
+			entries = append(entries, [2]string{fmt.Sprintf("%s f%03d", mode, i), hash})
+		}
+		mode, hash = "40000", r.tree(entries...)
+	}
+	source := r.source(r.commit(hash))
+	if _, err := writeArchive(t.Context(), io.Discard, source, ArchiveSpec{Format: job.ArchiveBundle}); fault.KindOf(err) != fault.TooLarge {
+		t.Errorf("wide: %v, want TooLarge", err)
+	}
+
+	hash = r.tree([2]string{"100644 f", r.object("blob", "x")})
+	for range maxArchiveDepth + 1 {
+		hash = r.tree([2]string{"40000 d", hash})
+	}
+	source = r.source(r.commit(hash))
+	for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveBundle} {
+		if _, err := writeArchive(t.Context(), io.Discard, source, ArchiveSpec{Format: format}); fault.KindOf(err) != fault.TooLarge {
+			t.Errorf("deep as %s: %v, want TooLarge", format, err)
+		}
+	}
+}
+
+func TestWideTree(t *testing.T) {
+	t.Parallel()
+	count := 100_000
+	if testing.Short() {
+		count = 5_000
+	}
+	r := newArchiveRepo(t)
+	blob := r.object("blob", "x\n")
+	entries := make([][2]string, count)
+	for i := range entries {
+		entries[i] = [2]string{fmt.Sprintf("100644 f%06d", i), blob}
+	}
+	r.git("update-ref", "refs/heads/main", r.commit(r.tree(entries...)))
+	for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip, job.ArchiveBundle} {
+		if _, files := r.archive("refs/heads/main", format); files != count {
+			t.Errorf("%s: %d files, want %d", format, files, count)
+		}
+	}
+}
+
+// Not parallel: it measures what is allocated.
+func TestLargeBlobIsStreamed(t *testing.T) {
+	const size = 20 << 20
+	r := newArchiveRepo(t)
+	var stream fastImporter
+	stream.commit("refs/heads/main", "large", "")
+	stream.file("100644", "large.bin", strings.Repeat(pseudoRandom(1<<10), size>>10))
+	r.fastImport(stream.done())
+	for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip, job.ArchiveBundle} {
+		source := r.source("refs/heads/main")
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if _, err := writeArchive(t.Context(), io.Discard, source, ArchiveSpec{Format: format}); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		if allocated := after.TotalAlloc - before.TotalAlloc; allocated > size/4 {
+			t.Errorf("%s: %d bytes allocated for a blob of %d", format, allocated, size)
+		}
+	}
+}
+
+type countingWriter struct {
+	bytes int64
+	wrote func()
+}
+
+func (w *countingWriter) Write(p []byte) (int, error) {
+	w.bytes += int64(len(p))
+	if w.wrote != nil {
+		w.wrote()
+	}
+	return len(p), nil
+}
+
+func TestArchiveStopsWithItsContext(t *testing.T) {
+	t.Parallel()
+	r := newArchiveRepo(t)
+	var stream fastImporter
+	stream.commit("refs/heads/main", "large", "")
+	stream.file("100644", "large.bin", pseudoRandom(8<<20))
+	r.fastImport(stream.done())
+	for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip, job.ArchiveBundle} {
+		ctx, cancel := context.WithCancel(t.Context())
+		out := countingWriter{wrote: cancel}
+		_, err := writeArchive(ctx, &out, r.source("refs/heads/main"), ArchiveSpec{Format: format})
+		if !errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Interrupted || out.bytes > 4*archiveBuffer {
+			t.Errorf("%s: %v after %d bytes", format, err, out.bytes)
+		}
+	}
+}
+
+func TestArchivePassesOnWhatTheWriterSays(t *testing.T) {
+	t.Parallel()
+	r := motley(t)
+	full := errors.New("disk full")
+	for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip, job.ArchiveBundle} {
+		_, err := writeArchive(t.Context(), failingWriter{full}, r.source("refs/heads/main"), ArchiveSpec{Format: format})
+		if !errors.Is(err, full) {
+			t.Errorf("%s: %v", format, err)
+		}
+	}
+}
+
+type failingWriter struct{ err error }
+
+func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
+
+func TestArchiveFormats(t *testing.T) {
+	t.Parallel()
+	r := motley(t)
+	for _, format := range []job.Archive{"", "rar", job.ArchiveNone} {
+		if _, err := writeArchive(t.Context(), io.Discard, r.source("main"), ArchiveSpec{Format: format}); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%q: %v, want Invalid", format, err)
+		}
+	}
+}
+
+func TestClaimedTimesAreBroughtIntoRange(t *testing.T) {
+	t.Parallel()
+	r := newArchiveRepo(t)
+	tree := r.tree([2]string{"100644 x", r.object("blob", "x")})
+	for claimed, want := range map[string][2]int64{
+		"0":                   {0, earliestZipTime},
+		"1700000000":          {1700000000, 1700000000},
+		"99999999999":         {latestTarTime, 1<<32 - 1},
+		"9223372036854775807": {latestTarTime, 1<<32 - 1},
+	} {
+		commit := r.object("commit", fmt.Sprintf("tree %s\nauthor A <a@b> %s +0000\ncommitter A <a@b> %s +0000\n\nx\n", tree, claimed, claimed))
+		data, _ := r.archive(commit, job.ArchiveTarGz)
+		reader := tar.NewReader(bytes.NewReader(gunzip(t, data)))
+		_, _ = reader.Next() // the global header
+		header, err := reader.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, _ = r.archive(commit, job.ArchiveZip)
+		zipped, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := [2]int64{header.ModTime.Unix(), zipped.File[0].Modified.Unix()}; got != want {
+			t.Errorf("%s: %v, want %v", claimed, got, want)
+		}
+	}
+}
+
+func FuzzGlobPrunesNothingThatMatches(f *testing.F) {
+	f.Add("docs/**/*.md", "docs/a/b.md")
+	f.Add("{a,b}/c", "b/c")
+	f.Add("a/b", "a/b/c")
+	f.Add(`a\/b`, "a/b")
+	f.Fuzz(func(t *testing.T, pattern, path string) {
+		if strings.HasPrefix(path, "/") || slices.Contains(strings.Split(path, "/"), "") {
+			t.Skip("no path of a tree")
+		}
+		g := newGlob(pattern)
+		if !g.matches(path) {
+			return
+		}
+		for i, c := range path {
+			if c == '/' && !g.mayMatchBelow(path[:i]) {
+				t.Errorf("%q matches %q, and %q was left out", pattern, path, path[:i])
+			}
+		}
+	})
+}
