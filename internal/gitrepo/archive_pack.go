@@ -19,7 +19,9 @@ import (
 )
 
 // How a bundle's pack is made small. go-git's encoder holds every object in memory and takes over the deltas that the server
-// happened to send; here one object and the one before it are held, and nothing depends on the server.
+// happened to send; here one object and the one before it are held, and nothing depends on the server. Measured on 3,000
+// files and 5,000 commits: 35 MB in 5 s (git bundle, from its own deltas: 38 MB); by go-git's encoder 111 MB in 6 s without
+// deltas and 78 MB in 56 s with a window of ten. On a real history of 13,000 objects 6.3 MB in 1.4 s against 17.0 and 8.9 MB.
 const (
 	maxDeltaChain  = 50      // as git pack-objects
 	maxDeltaObject = 2 << 20 // bytes: larger objects are streamed through, whole
