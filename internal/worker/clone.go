@@ -1,0 +1,52 @@
+package worker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+// clone reads a ref and keeps it as an archive.
+func (w *Worker) clone(ctx context.Context, j job.Job, remote Remote) (*job.CloneResult, error) {
+	depth := 1
+	if j.Clone.Archive == job.ArchiveBundle {
+		depth = 0 // git cannot clone from a bundle that lacks history
+	}
+	snapshot, err := remote.Snapshot(ctx, j.Clone.Ref, depth)
+	if err != nil {
+		return nil, err
+	}
+	defer w.closeSnapshot(ctx, snapshot)
+
+	result := &job.CloneResult{Ref: snapshot.Ref(), Commit: snapshot.Commit()}
+	if j.Clone.Archive == job.ArchiveNone {
+		return result, nil
+	}
+	artifact := &job.Artifact{Key: artifactKey(j), Format: j.Clone.Archive, ExpiresAt: w.Now().Add(w.ArtifactTTL).UTC()}
+	artifact.Size, artifact.SHA256, err = w.Artifacts.Put(ctx, artifact.Key, func(out io.Writer) (err error) {
+		artifact.Files, err = snapshot.Archive(ctx, out, j.Clone.Archive, j.Clone.Paths)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("archive of %s: %w", j.Repository, err)
+	}
+	result.Artifact = artifact
+	return result, nil
+}
+
+// artifactKey is the same for every run of a job, so that a second run replaces the first one's archive. Installations are
+// hashed: their ids hold characters that file systems and object stores treat in their own ways.
+func artifactKey(j job.Job) string {
+	installation := sha256.Sum256([]byte(j.Installation))
+	return fmt.Sprintf("%s/%s.%s", hex.EncodeToString(installation[:8]), j.ID, j.Clone.Archive)
+}
+
+func (w *Worker) closeSnapshot(ctx context.Context, snapshot Snapshot) {
+	if err := snapshot.Close(); err != nil {
+		w.Logger.WarnContext(ctx, "temporary files of a snapshot could not be removed", "error", err)
+	}
+}

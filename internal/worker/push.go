@@ -1,0 +1,182 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/edit"
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+// push brings a job's change onto its branch exactly once, whatever died or moved in between, under the repository's lock. Then
+// it sees to the pull request, which needs no lock: opening one twice gives the same one.
+func (w *Worker) push(ctx context.Context, j job.Job, repository bitbucket.Repository) (*job.PushResult, error) {
+	result, err := w.pushLocked(ctx, j, repository)
+	if err != nil || j.Push.PullRequest == nil || result.Unchanged && result.Created {
+		return result, err
+	}
+	token, err := w.liveToken(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	request := j.Push.PullRequest
+	opened, err := w.REST.EnsurePullRequest(ctx, token.Text, repository, bitbucket.PullRequestSpec{
+		Title: request.Title, Description: request.Description,
+		Source: j.Push.Branch, Destination: request.Destination, CloseSourceBranch: request.CloseSourceBranch,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("pull request: %w", err)
+	}
+	result.PullRequest = &job.PullRequestResult{ID: opened.ID, URL: opened.URL}
+	return result, nil
+}
+
+func (w *Worker) pushLocked(ctx context.Context, j job.Job, repository bitbucket.Repository) (*job.PushResult, error) {
+	lock, err := w.Locker.Acquire(ctx, j.Installation, repository.String())
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		// The lock is given back even where ctx has ended: others wait for it.
+		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if err := lock.Release(release); err != nil {
+			w.Logger.WarnContext(ctx, "a repository's lock was not given back and will run out", "repository", repository.String(), "error", err)
+		}
+	}()
+	ctx = lock.Context()
+	for restarts := 0; ; restarts++ {
+		result, err := w.pushOnce(ctx, j, repository, lock)
+		switch {
+		case err == nil:
+			result.Restarts = restarts
+			return result, nil
+		case context.Cause(ctx) != nil:
+			return w.afterTheEnd(ctx, j, repository, lock)
+		case fault.KindOf(err) != fault.Conflict:
+			return nil, err
+		case restarts == maxRestarts:
+			return nil, fmt.Errorf("the branch moved %d times while the change was made: %w", maxRestarts+1, err)
+		}
+	}
+}
+
+// afterTheEnd says how a push stands whose context ended in the middle: done, where its commit reached the branch all the same,
+// else the context's own cause.
+func (w *Worker) afterTheEnd(ctx context.Context, j job.Job, repository bitbucket.Repository, lock Lock) (*job.PushResult, error) {
+	cause := context.Cause(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if token, err := w.liveToken(ctx, j); err == nil {
+		if done, err := w.alreadyPushed(ctx, j, w.Git.Open(repository, token.Text), lock); err == nil && done != nil {
+			return done, nil
+		}
+	}
+	return nil, fmt.Errorf("push to %s: %w", repository, cause)
+}
+
+// pushOnce is one try from the branch's tip as it is now.
+func (w *Worker) pushOnce(ctx context.Context, j job.Job, repository bitbucket.Repository, lock Lock) (*job.PushResult, error) {
+	token, err := w.liveToken(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	remote := w.Git.Open(repository, token.Text)
+	if done, err := w.alreadyPushed(ctx, j, remote, lock); done != nil || err != nil {
+		return done, err
+	}
+	base, created, err := w.base(ctx, j.Push, remote)
+	if err != nil {
+		return nil, err
+	}
+	defer w.closeSnapshot(ctx, base)
+
+	changes, err := edit.Apply(ctx, base, j.Push.Changes, w.Limits)
+	if err != nil {
+		return nil, err
+	}
+	commit, err := base.Build(ctx, changes, CommitSpec{
+		Message: j.Push.Message, Author: w.authorOf(j), Time: j.CreatedAt.Truncate(time.Second), JobID: j.ID,
+	})
+	if err != nil {
+		return nil, err
+	}
+	result := &job.PushResult{Branch: j.Push.Branch, Commit: commit.Hash(), Parent: base.Commit(), Changed: len(changes), Created: created}
+	if commit.Unchanged() {
+		result.Commit, result.Parent, result.Unchanged = base.Commit(), "", true
+		return result, nil
+	}
+	return result, w.send(ctx, j, repository, lock, commit, result)
+}
+
+// send pushes what was built, with the token that is current now, after writing down what it is about to do.
+func (w *Worker) send(ctx context.Context, j job.Job, repository bitbucket.Repository, lock Lock, commit Commit, result *job.PushResult) error {
+	token, err := w.liveToken(ctx, j)
+	if err != nil {
+		return fmt.Errorf("before the push: %w", err)
+	}
+	intent := Intent{
+		Branch: result.Branch, Commit: result.Commit, Parent: result.Parent, Created: result.Created, Changed: result.Changed,
+	}
+	if err := lock.SetIntent(ctx, j.ID, intent); err != nil {
+		return err
+	}
+	old := result.Parent
+	if result.Created {
+		old = ""
+	}
+	return w.Git.Open(repository, token.Text).Push(ctx, result.Branch, old, commit)
+}
+
+// alreadyPushed looks whether an earlier run of the job got its commit onto the branch: the tip is the intended commit, or the
+// branch went on from it.
+func (w *Worker) alreadyPushed(ctx context.Context, j job.Job, remote Remote, lock Lock) (*job.PushResult, error) {
+	intent, found, err := lock.Intent(ctx, j.ID)
+	if err != nil || !found || intent.Branch != j.Push.Branch {
+		return nil, err
+	}
+	tip, found, err := remote.Tip(ctx, intent.Branch)
+	if err != nil || !found || tip == intent.Parent {
+		return nil, err
+	}
+	commit := intent.Commit
+	if tip != commit {
+		commit, found, err = remote.FindJob(ctx, intent.Branch, j.ID, intent.Parent)
+		if err != nil || !found {
+			return nil, err
+		}
+	}
+	return &job.PushResult{
+		Branch: intent.Branch, Commit: commit, Parent: intent.Parent, Created: intent.Created, Changed: intent.Changed,
+	}, nil
+}
+
+// base is the tree that the change builds on: the branch's tip or, for a new branch, its base.
+func (w *Worker) base(ctx context.Context, push *job.Push, remote Remote) (base Snapshot, created bool, err error) {
+	base, err = remote.Snapshot(ctx, "refs/heads/"+push.Branch, 1)
+	if err == nil {
+		return base, base.Commit() == "", nil // an empty repository has no branch yet
+	}
+	if fault.KindOf(err) != fault.NotFound {
+		return nil, false, err
+	}
+	if !push.Create {
+		return nil, false, fault.Wrapf(fault.NotFound, err, `%s; to make a new branch, add "create": true`, fault.Public(err))
+	}
+	from := ""
+	if push.Base != "" {
+		from = "refs/heads/" + push.Base
+	}
+	base, err = remote.Snapshot(ctx, from, 1)
+	return base, true, err
+}
+
+func (w *Worker) authorOf(j job.Job) job.Author {
+	if j.Push.Author != nil {
+		return *j.Push.Author
+	}
+	return w.Author
+}

@@ -1,0 +1,215 @@
+// Package worker is the story of one job: its token, its repository, its git work, its result. What it needs from the outside
+// it declares as small interfaces; package app plugs the adapters in.
+package worker
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/edit"
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/secret"
+)
+
+// Tokens gives the current OAuth token of an actor; an Expired fault where there is none.
+type Tokens interface {
+	Take(ctx context.Context, installation string, actor forge.Actor) (forge.OAuthToken, error)
+}
+
+// Installs knows which installations are so new that Bitbucket may not have granted their permissions yet.
+type Installs interface {
+	RecentlyInstalled(ctx context.Context, installation string) (bool, error)
+}
+
+// Locker locks a repository for one push at a time; a Throttled fault where it is taken for long.
+type Locker interface {
+	Acquire(ctx context.Context, installation, repository string) (Lock, error)
+}
+
+// Lock is a held lock. Intents are what a push was about to do, written down before it; only the newest holder writes them.
+type Lock interface {
+	// Context ends, with a cause, when the lock is lost or the context given to Acquire ends.
+	Context() context.Context
+	Intent(ctx context.Context, jobID string) (intent Intent, found bool, err error)
+	SetIntent(ctx context.Context, jobID string, intent Intent) error
+	Release(ctx context.Context) error
+}
+
+// Intent is a push that was about to happen.
+type Intent struct {
+	Branch  string
+	Commit  string
+	Parent  string // what the commit builds on; empty for a repository's first
+	Created bool   // the branch was to be new
+	Changed int    // files
+}
+
+// Git opens repositories.
+type Git interface {
+	Open(repository bitbucket.Repository, token secret.Text) Remote
+}
+
+// Remote is one repository at the server, by one actor's token.
+type Remote interface {
+	// Tip is the commit of a branch; found is false where the branch is not there.
+	Tip(ctx context.Context, branch string) (commit string, found bool, err error)
+	// Snapshot reads a ref's tip and depth commits of history, 0 for all of it. An empty ref is HEAD; of an empty
+	// repository that is an empty snapshot. A NotFound fault where there is no such ref.
+	Snapshot(ctx context.Context, ref string, depth int) (Snapshot, error)
+	// Push makes commit the branch's tip where the tip is old ("" for a new branch), and looks afterwards whether it is.
+	// A Conflict fault where the tip is another.
+	Push(ctx context.Context, branch, old string, commit Commit) error
+	// FindJob looks among the branch's commits after since for the one that the job made.
+	FindJob(ctx context.Context, branch, jobID, since string) (commit string, found bool, err error)
+}
+
+// Snapshot is a tree that was read, and the place where new objects are built on it. Close removes what it holds on disk.
+type Snapshot interface {
+	edit.Source
+	Commit() string // empty in an empty repository
+	Ref() string    // full name, empty where a commit was asked for
+	Build(ctx context.Context, changes []edit.FileChange, spec CommitSpec) (Commit, error)
+	Archive(ctx context.Context, w io.Writer, format job.Archive, paths []string) (files int, err error)
+	Close() error
+}
+
+// CommitSpec is what a commit says beside its tree. The same spec on the same tree is the same commit.
+type CommitSpec struct {
+	Message string
+	Author  job.Author
+	Time    time.Time
+	JobID   string
+}
+
+// Commit is a commit that was built and not pushed yet.
+type Commit interface {
+	Hash() string
+	Unchanged() bool // its tree is its parent's
+}
+
+// Artifacts keeps archives.
+type Artifacts interface {
+	Put(ctx context.Context, key string, write func(io.Writer) error) (size int64, sha256 string, err error)
+}
+
+// REST is the part of Bitbucket's REST interface that jobs use.
+type REST interface {
+	Resolve(ctx context.Context, token secret.Text, repository bitbucket.Repository) (bitbucket.Info, error)
+	EnsurePullRequest(ctx context.Context, token secret.Text, repository bitbucket.Repository, spec bitbucket.PullRequestSpec) (bitbucket.PullRequest, error)
+}
+
+// Recorder counts what operators watch.
+type Recorder interface {
+	TokenLife(kind forge.ActorKind, left time.Duration)
+	ExpiredRejection(kind forge.ActorKind)
+}
+
+// Config is what a Worker is made of. Every field is required unless it says otherwise.
+type Config struct {
+	Tokens    Tokens
+	Installs  Installs
+	Locker    Locker
+	Git       Git
+	Artifacts Artifacts
+	REST      REST
+	Recorder  Recorder
+	Logger    *slog.Logger
+
+	Limits        edit.Limits
+	TokenMargin   time.Duration // a token with less life left is as good as gone
+	ArtifactTTL   time.Duration
+	MaxRepository int64            // bytes; larger ones are refused where the size is known beforehand
+	Author        job.Author       // of commits whose job names none
+	Now           func() time.Time // default: time.Now
+}
+
+// maxRestarts is how often a push begins again from a tip that moved under it, before the job fails.
+const maxRestarts = 5
+
+// Worker does jobs. It may be used concurrently.
+type Worker struct{ Config }
+
+// New makes a Worker.
+func New(config Config) *Worker {
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	return &Worker{config}
+}
+
+// Process runs one attempt of a job: the token first, so that git is never touched without a live one; then the repository's
+// name; then the clone or the push. The error's kind says what becomes of the job; where a token is at hand it is a
+// [job.AttemptError] that bounds retries by the token's life.
+func (w *Worker) Process(ctx context.Context, j job.Job) (job.Result, error) {
+	token, err := w.liveToken(ctx, j)
+	if err != nil {
+		w.Recorder.ExpiredRejection(j.Actor.Kind)
+		return job.Result{}, err
+	}
+	w.Recorder.TokenLife(j.Actor.Kind, token.ExpiresAt.Sub(w.Now()))
+
+	result, err := w.run(ctx, j, token)
+	if err == nil {
+		return result, nil
+	}
+	if fault.KindOf(err) == fault.Denied {
+		err = w.deniedSoonAfterInstall(ctx, j, err)
+	}
+	return job.Result{}, &job.AttemptError{Err: err, RetryUntil: token.ExpiresAt.Add(-w.TokenMargin)}
+}
+
+func (w *Worker) run(ctx context.Context, j job.Job, token forge.OAuthToken) (job.Result, error) {
+	repository, err := w.resolve(ctx, j.Repository, token)
+	if err != nil {
+		return job.Result{}, err
+	}
+	if j.Push != nil {
+		pushed, err := w.push(ctx, j, repository)
+		return job.Result{Push: pushed}, err
+	}
+	cloned, err := w.clone(ctx, j, w.Git.Open(repository, token.Text))
+	return job.Result{Clone: cloned}, err
+}
+
+// liveToken is the actor's current token with more than the margin left, or an Expired fault.
+func (w *Worker) liveToken(ctx context.Context, j job.Job) (forge.OAuthToken, error) {
+	token, err := w.Tokens.Take(ctx, j.Installation, j.Actor)
+	if err != nil {
+		return forge.OAuthToken{}, err
+	}
+	if left := token.ExpiresAt.Sub(w.Now()); left <= w.TokenMargin {
+		return forge.OAuthToken{}, fault.Newf(fault.Expired,
+			"the %s token has %s left, and %s is the least that work begins with; the next call that brings %s renews it",
+			j.Actor.Kind, max(left, 0).Round(time.Second), w.TokenMargin, j.Actor.Header())
+	}
+	return token, nil
+}
+
+// resolve turns UUIDs into the full name that git needs, and refuses what is known to be too large.
+func (w *Worker) resolve(ctx context.Context, repository bitbucket.Repository, token forge.OAuthToken) (bitbucket.Repository, error) {
+	if repository.Resolved() {
+		return repository, nil
+	}
+	info, err := w.REST.Resolve(ctx, token.Text, repository)
+	if err != nil {
+		return bitbucket.Repository{}, err
+	}
+	if w.MaxRepository > 0 && info.Size > w.MaxRepository {
+		return bitbucket.Repository{}, fault.Newf(fault.TooLarge, "%s has %d bytes, and GITSMITH_MAX_REPOSITORY is %d", info.Repository, info.Size, w.MaxRepository)
+	}
+	return info.Repository, nil
+}
+
+// deniedSoonAfterInstall makes a refusal worth another try while Bitbucket may still be granting the app's permissions.
+func (w *Worker) deniedSoonAfterInstall(ctx context.Context, j job.Job, denied error) error {
+	recent, err := w.Installs.RecentlyInstalled(ctx, j.Installation)
+	if err != nil || !recent {
+		return denied
+	}
+	return fault.Wrapf(fault.Unavailable, denied, "%s (the app was installed minutes ago, so this is tried again)", fault.Public(denied))
+}

@@ -1,0 +1,469 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/edit"
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/secret"
+	"github.com/gitsmith/gitsmith/internal/worker"
+)
+
+var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+// world stands for everything outside the worker: one repository with branches of numbered commits, one token, one lock.
+type world struct {
+	calls []string // every touch of git, in order
+
+	tokens  []forge.OAuthToken // taken in turn; the last one stays
+	recent  bool
+	lockErr error
+	info    bitbucket.Info
+	restErr error
+
+	branches map[string]string // branch -> commit
+	intents  map[string]worker.Intent
+	found    string // what FindJob finds
+	pushErrs []error
+	moveTo   []string // tips that appear when a push conflicts
+	unborn   bool
+	snapErr  error
+	cancel   context.CancelCauseFunc // called by Push before it answers
+	closed   int
+	opened   int
+}
+
+func (w *world) Take(context.Context, string, forge.Actor) (forge.OAuthToken, error) {
+	token := w.tokens[0]
+	if len(w.tokens) > 1 {
+		w.tokens = w.tokens[1:]
+	}
+	if token.IsZero() {
+		return token, fault.Newf(fault.Expired, "no token")
+	}
+	return token, nil
+}
+
+func (w *world) RecentlyInstalled(context.Context, string) (bool, error) { return w.recent, nil }
+
+func (w *world) Acquire(ctx context.Context, _, _ string) (worker.Lock, error) {
+	if w.lockErr != nil {
+		return nil, w.lockErr
+	}
+	return &heldLock{w, ctx}, nil
+}
+
+type heldLock struct {
+	*world
+	ctx context.Context
+}
+
+func (l *heldLock) Context() context.Context { return l.ctx }
+
+func (l *heldLock) Intent(_ context.Context, id string) (worker.Intent, bool, error) {
+	intent, found := l.intents[id]
+	return intent, found, nil
+}
+
+func (l *heldLock) SetIntent(_ context.Context, id string, intent worker.Intent) error {
+	l.intents[id] = intent
+	l.calls = append(l.calls, "intent "+intent.Commit)
+	return nil
+}
+
+func (l *heldLock) Release(context.Context) error { l.calls = append(l.calls, "release"); return nil }
+
+func (w *world) Open(repository bitbucket.Repository, _ secret.Text) worker.Remote {
+	return &remote{w, repository}
+}
+
+type remote struct {
+	*world
+	repository bitbucket.Repository
+}
+
+func (r *remote) Tip(_ context.Context, branch string) (string, bool, error) {
+	r.calls = append(r.calls, "tip "+branch)
+	tip, found := r.branches[branch]
+	return tip, found, nil
+}
+
+func (r *remote) Snapshot(_ context.Context, ref string, depth int) (worker.Snapshot, error) {
+	r.calls = append(r.calls, fmt.Sprintf("snapshot %s@%d of %s", ref, depth, r.repository))
+	if r.snapErr != nil {
+		return nil, r.snapErr
+	}
+	if ref == "" {
+		ref = "refs/heads/main"
+	}
+	tip, found := r.branches[strings.TrimPrefix(ref, "refs/heads/")]
+	if !found && !r.unborn {
+		return nil, fault.Newf(fault.NotFound, "there is no branch %q", ref)
+	}
+	r.opened++
+	return &snapshot{r.world, ref, tip}, nil
+}
+
+func (r *remote) Push(_ context.Context, branch, old string, commit worker.Commit) error {
+	r.calls = append(r.calls, fmt.Sprintf("push %s %q->%s", branch, old, commit.Hash()))
+	if r.cancel != nil {
+		r.branches[branch] = commit.Hash()
+		r.cancel(fault.Newf(fault.Canceled, "canceled"))
+		return context.Canceled
+	}
+	if len(r.pushErrs) > 0 {
+		err := r.pushErrs[0]
+		r.pushErrs = r.pushErrs[1:]
+		if err != nil {
+			if len(r.moveTo) > 0 {
+				r.branches[branch], r.moveTo = r.moveTo[0], r.moveTo[1:]
+			}
+			return err
+		}
+	}
+	r.branches[branch] = commit.Hash()
+	return nil
+}
+
+func (r *remote) FindJob(_ context.Context, branch, _, since string) (string, bool, error) {
+	r.calls = append(r.calls, "find since "+since)
+	return r.found, r.found != "", nil
+}
+
+type snapshot struct {
+	*world
+	ref, commit string
+}
+
+func (s *snapshot) Entry(_ context.Context, path string) (edit.Entry, bool, error) {
+	if path == "same" {
+		return edit.Entry{Path: path, Mode: edit.ModeRegular, ID: "587be6b4c3f93f93c489c0111bba5596147a26cb"}, true, nil // blob "x\n"
+	}
+	return edit.Entry{}, false, nil
+}
+func (s *snapshot) Files(context.Context, string) ([]edit.Entry, error) { return nil, nil }
+func (s *snapshot) Blob(context.Context, string, int64) ([]byte, error) { return []byte("x\n"), nil }
+func (s *snapshot) Commit() string                                      { return s.commit }
+func (s *snapshot) Ref() string                                         { return s.ref }
+func (s *snapshot) Close() error                                        { s.closed++; return nil }
+
+func (s *snapshot) Build(_ context.Context, changes []edit.FileChange, spec worker.CommitSpec) (worker.Commit, error) {
+	if spec.JobID == "" || spec.Author.Name == "" || spec.Time.IsZero() {
+		return nil, errors.New("the commit is not determined")
+	}
+	return commit{"on-" + s.commit, len(changes) == 0}, nil
+}
+
+func (s *snapshot) Archive(_ context.Context, w io.Writer, format job.Archive, _ []string) (int, error) {
+	_, err := io.WriteString(w, "archive "+string(format))
+	return 3, err
+}
+
+type commit struct {
+	hash      string
+	unchanged bool
+}
+
+func (c commit) Hash() string    { return c.hash }
+func (c commit) Unchanged() bool { return c.unchanged }
+
+func (w *world) Put(_ context.Context, key string, write func(io.Writer) error) (int64, string, error) {
+	var text strings.Builder
+	err := write(&text)
+	w.calls = append(w.calls, "artifact "+key)
+	return int64(text.Len()), "digest", err
+}
+
+func (w *world) Resolve(context.Context, secret.Text, bitbucket.Repository) (bitbucket.Info, error) {
+	return w.info, w.restErr
+}
+
+func (w *world) EnsurePullRequest(_ context.Context, _ secret.Text, _ bitbucket.Repository, spec bitbucket.PullRequestSpec) (bitbucket.PullRequest, error) {
+	w.calls = append(w.calls, "pull request from "+spec.Source)
+	return bitbucket.PullRequest{ID: 7, URL: "https://bitbucket.org/acme/web/pull-requests/7"}, w.restErr
+}
+
+func (w *world) TokenLife(forge.ActorKind, time.Duration) {}
+func (w *world) ExpiredRejection(forge.ActorKind)         { w.calls = append(w.calls, "expired") }
+
+func token(life time.Duration) forge.OAuthToken {
+	return forge.OAuthToken{Text: secret.New("t"), ExpiresAt: now.Add(life)}
+}
+
+func newWorld() *world {
+	return &world{
+		tokens: []forge.OAuthToken{token(time.Hour)}, branches: map[string]string{"main": "c1"},
+		intents: map[string]worker.Intent{},
+	}
+}
+
+func (w *world) worker() *worker.Worker {
+	return worker.New(worker.Config{
+		Tokens: w, Installs: w, Locker: w, Git: w, Artifacts: w, REST: w, Recorder: w, Logger: slog.New(slog.DiscardHandler),
+		Limits: edit.DefaultLimits(), TokenMargin: time.Minute, ArtifactTTL: time.Hour, MaxRepository: 1000,
+		Author: job.Author{Name: "Gitsmith", Email: "g@example.com"}, Now: func() time.Time { return now },
+	})
+}
+
+func pushJob(change func(*job.Job)) job.Job {
+	j := job.Job{
+		ID: "j1", Installation: "i1", Actor: forge.Actor{Kind: forge.ActorSystem}, CreatedAt: now,
+		Repository: bitbucket.Repository{Workspace: "acme", Slug: "web"},
+		Push: &job.Push{Branch: "main", Message: "m", Changes: []edit.Change{
+			{Put: &edit.Put{Path: "new", Content: "x\n"}},
+		}},
+	}
+	if change != nil {
+		change(&j)
+	}
+	return j
+}
+
+func TestPush(t *testing.T) {
+	t.Parallel()
+	conflict := fault.Newf(fault.Conflict, "the tip moved")
+	for name, tc := range map[string]struct {
+		world func(*world)
+		job   func(*job.Job)
+		want  job.PushResult
+		calls string
+	}{
+		"to an existing branch": {
+			want:  job.PushResult{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1},
+			calls: `snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, release`,
+		},
+		"nothing to change": {
+			job:   func(j *job.Job) { j.Push.Changes[0].Put.Path = "same" },
+			want:  job.PushResult{Branch: "main", Commit: "c1", Unchanged: true},
+			calls: `snapshot refs/heads/main@1 of acme/web, release`,
+		},
+		"a new branch from the main branch": {
+			job:   func(j *job.Job) { j.Push.Branch, j.Push.Create = "topic", true },
+			want:  job.PushResult{Branch: "topic", Commit: "on-c1", Parent: "c1", Changed: 1, Created: true},
+			calls: `snapshot refs/heads/topic@1 of acme/web, snapshot @1 of acme/web, intent on-c1, push topic ""->on-c1, release`,
+		},
+		"a new branch from its base": {
+			job:   func(j *job.Job) { j.Push.Branch, j.Push.Create, j.Push.Base = "topic", true, "main" },
+			want:  job.PushResult{Branch: "topic", Commit: "on-c1", Parent: "c1", Changed: 1, Created: true},
+			calls: `snapshot refs/heads/topic@1 of acme/web, snapshot refs/heads/main@1 of acme/web, intent on-c1, push topic ""->on-c1, release`,
+		},
+		"the first commit of an empty repository": {
+			world: func(w *world) { w.branches, w.unborn = map[string]string{}, true },
+			want:  job.PushResult{Branch: "main", Commit: "on-", Changed: 1, Created: true},
+			calls: `snapshot refs/heads/main@1 of acme/web, intent on-, push main ""->on-, release`,
+		},
+		"the tip moved twice": {
+			world: func(w *world) { w.pushErrs, w.moveTo = []error{conflict, conflict}, []string{"c2", "c3"} },
+			want:  job.PushResult{Branch: "main", Commit: "on-c3", Parent: "c3", Changed: 1, Restarts: 2},
+			calls: `snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, ` +
+				`tip main, find since c1, snapshot refs/heads/main@1 of acme/web, intent on-c2, push main "c2"->on-c2, ` +
+				`tip main, find since c2, snapshot refs/heads/main@1 of acme/web, intent on-c3, push main "c3"->on-c3, release`,
+		},
+		"an earlier run pushed and died": {
+			world: func(w *world) {
+				w.branches["main"] = "on-c1"
+				w.intents["j1"] = worker.Intent{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1}
+			},
+			want:  job.PushResult{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1},
+			calls: `tip main, release`,
+		},
+		"an earlier run pushed and others pushed on top": {
+			world: func(w *world) {
+				w.branches["main"], w.found = "c9", "on-c1"
+				w.intents["j1"] = worker.Intent{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1}
+			},
+			want:  job.PushResult{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1},
+			calls: `tip main, find since c1, release`,
+		},
+		"an earlier run died before its push": {
+			world: func(w *world) {
+				w.intents["j1"] = worker.Intent{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1}
+			},
+			want:  job.PushResult{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1},
+			calls: `tip main, snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, release`,
+		},
+		"with a pull request": {
+			job: func(j *job.Job) { j.Push.PullRequest = &job.PullRequest{Title: "t"} },
+			want: job.PushResult{
+				Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1,
+				PullRequest: &job.PullRequestResult{ID: 7, URL: "https://bitbucket.org/acme/web/pull-requests/7"},
+			},
+			calls: `snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, release, pull request from main`,
+		},
+		"named by UUIDs": {
+			world: func(w *world) {
+				w.info = bitbucket.Info{Repository: bitbucket.Repository{Workspace: "acme", Slug: "api"}, Size: 10}
+			},
+			job:   func(j *job.Job) { j.Repository = bitbucket.Repository{WorkspaceUUID: "{a}", RepositoryUUID: "{b}"} },
+			want:  job.PushResult{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1},
+			calls: `snapshot refs/heads/main@1 of acme/api, intent on-c1, push main "c1"->on-c1, release`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld()
+			if tc.world != nil {
+				tc.world(w)
+			}
+			result, err := w.worker().Process(t.Context(), pushJob(tc.job))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(&tc.want, result.Push); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(tc.calls, strings.Join(w.calls, ", ")); diff != "" {
+				t.Error(diff)
+			}
+			if w.opened != w.closed {
+				t.Errorf("%d snapshots opened, %d closed", w.opened, w.closed)
+			}
+		})
+	}
+}
+
+func TestPushFails(t *testing.T) {
+	t.Parallel()
+	conflict := fault.Newf(fault.Conflict, "the tip moved")
+	for name, tc := range map[string]struct {
+		world func(*world)
+		job   func(*job.Job)
+		want  fault.Kind
+		text  string
+		calls string
+	}{
+		"no token": {
+			world: func(w *world) { w.tokens = []forge.OAuthToken{{}} },
+			want:  fault.Expired, text: "no token", calls: "expired",
+		},
+		"a token within the margin": {
+			world: func(w *world) { w.tokens = []forge.OAuthToken{token(time.Minute)} },
+			want:  fault.Expired, text: "X-Forge-Oauth-System", calls: "expired",
+		},
+		"a token that runs out before the push": {
+			world: func(w *world) {
+				w.tokens = []forge.OAuthToken{token(time.Hour), token(time.Hour), token(time.Second)}
+			},
+			want: fault.Expired, text: "1s left", calls: "snapshot refs/heads/main@1 of acme/web, release",
+		},
+		"no such branch": {
+			job:  func(j *job.Job) { j.Push.Branch = "topic" },
+			want: fault.NotFound, text: `add "create": true`, calls: "snapshot refs/heads/topic@1 of acme/web, release",
+		},
+		"the lock is taken": {
+			world: func(w *world) { w.lockErr = fault.Newf(fault.Throttled, "busy") },
+			want:  fault.Throttled, text: "busy",
+		},
+		"a change that cannot be made": {
+			job:  func(j *job.Job) { j.Push.Changes = []edit.Change{{Delete: &edit.Delete{Path: "gone"}}} },
+			want: fault.Invalid, text: "gone", calls: "snapshot refs/heads/main@1 of acme/web, release",
+		},
+		"denied": {
+			world: func(w *world) { w.pushErrs = []error{fault.Newf(fault.Denied, "no scope")} },
+			want:  fault.Denied, text: "no scope",
+			calls: `snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, release`,
+		},
+		"denied soon after the install": {
+			world: func(w *world) { w.recent, w.snapErr = true, fault.Newf(fault.Denied, "no scope") },
+			want:  fault.Unavailable, text: "no scope (the app was installed minutes ago",
+			calls: "snapshot refs/heads/main@1 of acme/web, release",
+		},
+		"too large": {
+			world: func(w *world) {
+				w.info = bitbucket.Info{Repository: bitbucket.Repository{Workspace: "acme", Slug: "api"}, Size: 1001}
+			},
+			job:  func(j *job.Job) { j.Repository = bitbucket.Repository{WorkspaceUUID: "{a}", RepositoryUUID: "{b}"} },
+			want: fault.TooLarge, text: "GITSMITH_MAX_REPOSITORY",
+		},
+		"the tip moves for ever": {
+			world: func(w *world) {
+				for range 6 {
+					w.pushErrs = append(w.pushErrs, conflict)
+				}
+			},
+			want: fault.Conflict, text: "moved",
+			calls: strings.Repeat(`snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, tip main, `, 5) +
+				`snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, release`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld()
+			if tc.world != nil {
+				tc.world(w)
+			}
+			_, err := w.worker().Process(t.Context(), pushJob(tc.job))
+			if fault.KindOf(err) != tc.want || !strings.Contains(fault.Public(err), tc.text) {
+				t.Errorf("%s: %q, want %s with %q", fault.KindOf(err), fault.Public(err), tc.want, tc.text)
+			}
+			if diff := cmp.Diff(tc.calls, strings.Join(w.calls, ", ")); diff != "" {
+				t.Error(diff)
+			}
+			var attempt *job.AttemptError
+			if errors.As(err, &attempt) && !attempt.RetryUntil.Equal(now.Add(59*time.Minute)) {
+				t.Errorf("retries until %s", attempt.RetryUntil)
+			}
+		})
+	}
+}
+
+func TestCancelDuringThePush(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	w.cancel = cancel
+	result, err := w.worker().Process(ctx, pushJob(nil))
+	if err != nil || result.Push.Commit != "on-c1" {
+		t.Errorf("a push that happened is not told as done: %+v, %v", result.Push, err)
+	}
+
+	w = newWorld()
+	ctx, cancel = context.WithCancelCause(t.Context())
+	cancel(fault.Newf(fault.Canceled, "canceled"))
+	w.snapErr = context.Canceled
+	if _, err := w.worker().Process(ctx, pushJob(nil)); fault.KindOf(err) != fault.Canceled {
+		t.Errorf("a push that did not happen ends as %s", fault.KindOf(err))
+	}
+}
+
+func TestClone(t *testing.T) {
+	t.Parallel()
+	for archive, want := range map[job.Archive]struct{ calls, key string }{
+		job.ArchiveTarGz:  {"snapshot main@1 of acme/web, artifact 4cd9b7672d7fbee8/j1.tar.gz", "4cd9b7672d7fbee8/j1.tar.gz"},
+		job.ArchiveBundle: {"snapshot main@0 of acme/web, artifact 4cd9b7672d7fbee8/j1.bundle", "4cd9b7672d7fbee8/j1.bundle"},
+		job.ArchiveNone:   {"snapshot main@1 of acme/web", ""},
+	} {
+		w := newWorld()
+		result, err := w.worker().Process(t.Context(), pushJob(func(j *job.Job) {
+			j.Push, j.Clone = nil, &job.Clone{Ref: "main", Archive: archive}
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wanted := &job.CloneResult{Ref: "main", Commit: "c1"}
+		if want.key != "" {
+			wanted.Artifact = &job.Artifact{
+				Key: want.key, Format: archive, Size: int64(len("archive " + archive)), SHA256: "digest",
+				Files: 3, ExpiresAt: now.Add(time.Hour),
+			}
+		}
+		if diff := cmp.Diff(wanted, result.Clone); diff != "" {
+			t.Errorf("%s: %s", archive, diff)
+		}
+		if got := strings.Join(w.calls, ", "); got != want.calls || w.closed != 1 {
+			t.Errorf("%s: %s; %d closed", archive, got, w.closed)
+		}
+	}
+}
