@@ -1,0 +1,92 @@
+# Everything that is done to this repository by command. `make help` lists it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN     := $(CURDIR)/build/bin
+NODE    := $(CURDIR)/build/node
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+FUZZTIME ?= 1m
+# What `make bench` hands to go test, such as BENCHFLAGS='-bench Push -count 5'.
+BENCHFLAGS ?= -bench .
+# What `make test` and `make race` hand to go test, such as TESTFLAGS='-run TestX ./internal/ops'.
+TESTFLAGS ?= ./...
+
+# A node that `make test-tools` had to bring along comes before the system's.
+export PATH := $(NODE)/node_modules/.bin:$(PATH)
+
+##@ Work
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: run
+run: ## the sandbox: receiver and worker on stand-ins for Forge, Bitbucket and Redis
+	go run ./cmd/sandbox
+
+.PHONY: fmt
+fmt: $(BIN)/gofumpt ## format the Go code
+	git ls-files -co --exclude-standard '*.go' | xargs -r ls 2>/dev/null | xargs -r $(BIN)/gofumpt -w
+
+.PHONY: build
+build: ## api, worker and sandbox as static binaries in build/bin
+	mkdir -p $(BIN)
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/gitsmith/gitsmith/internal/app.Version=$(VERSION)' -o $(BIN)/ ./cmd/...
+
+##@ Check
+
+.PHONY: ci
+ci: fmt-check vet lint build manifest test ## what a change must pass
+
+.PHONY: fmt-check
+fmt-check: $(BIN)/gofumpt
+	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs -r ls 2>/dev/null | xargs -r $(BIN)/gofumpt -l); \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
+
+.PHONY: vet
+vet:
+	go vet ./...
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint ## the linters of .golangci.yml
+	$(BIN)/golangci-lint run
+
+.PHONY: test
+test: test-tools $(BIN)/gotestsum ## every test with the race detector, in random order
+	$(BIN)/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg -- -race -shuffle=on -timeout 20m $(TESTFLAGS)
+
+.PHONY: race
+race: ## the same ten times over, to find what goes wrong rarely
+	$(MAKE) test TESTFLAGS='-count 10 $(TESTFLAGS)'
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (default 1m), one after another
+	.ci/fuzz $(FUZZTIME)
+
+.PHONY: bench
+bench: ## the benchmarks; nothing else should run meanwhile
+	go test -run '^$$' -timeout 60m $(BENCHFLAGS) ./internal/bench/...
+
+.PHONY: manifest
+manifest: test-tools ## the Forge manifest against Atlassian's own validator
+	node deploy/forge/validate.mjs deploy/forge/manifest.yml
+
+##@ Tools
+
+.PHONY: test-tools
+test-tools: ## what the tests need beside Go: found, installed where this may, or named
+	@.ci/test-tools $(NODE)
+
+.PHONY: clean
+clean: ## remove build/
+	rm -rf build
+
+# Built once for each state of tools/go.mod.
+$(BIN)/golangci-lint $(BIN)/gotestsum $(BIN)/gofumpt &: tools/go.mod tools/go.sum
+	mkdir -p $(BIN)
+	cd tools && GOBIN=$(BIN) go install tool
+	touch $(BIN)/golangci-lint $(BIN)/gotestsum $(BIN)/gofumpt
