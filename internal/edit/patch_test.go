@@ -270,3 +270,49 @@ func FuzzPatch(f *testing.F) {
 		}
 	})
 }
+
+// Patches of git with lines lost, doubled, exchanged or taken from elsewhere: what we take and git takes too, ends the same. We
+// alone take a few: damage to the reverse half of a binary diff, /dev/null without a "new file mode" line.
+func TestDamagedPatchesAgainstGit(t *testing.T) {
+	t.Parallel()
+	before := tree{
+		"text": {edit.ModeRegular, numbered(1, 12)}, "dir/one": {edit.ModeRegular, numbered(1, 9)}, "script": {edit.ModeExecutable, "#!/bin/sh\n"},
+		"link": {edit.ModeSymlink, "text"}, "binary": {edit.ModeRegular, "\x00\x01\x02"}, "f": {edit.ModeRegular, "a\nb"},
+	}
+	after := tree{
+		"text": {edit.ModeRegular, strings.Replace(numbered(0, 12), "line 11\n", "", 1)}, "moved": {edit.ModeRegular, numbered(1, 8) + "x\n"},
+		"script": {edit.ModeRegular, "#!/bin/sh\nx\n"}, "link": {edit.ModeSymlink, "f"}, "binary": {edit.ModeRegular, "\x00\x01\x03"}, "f": {edit.ModeRegular, "a\nc\n"},
+		"new": {edit.ModeRegular, "new\n"}, "empty": {edit.ModeRegular, ""},
+	}
+	lines := strings.SplitAfter(gitDiff(t, before, after, "--binary", "-M"), "\n")
+	both := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		damaged := append([]string(nil), lines...)
+		for range rapid.IntRange(1, 3).Draw(rt, "damages") {
+			at, other := rapid.IntRange(0, len(damaged)-1).Draw(rt, "at"), rapid.IntRange(0, len(damaged)-1).Draw(rt, "other")
+			switch rapid.IntRange(0, 3).Draw(rt, "damage") {
+			case 0:
+				damaged = append(damaged[:at:at], damaged[at+1:]...)
+			case 1:
+				damaged[at], damaged[other] = damaged[other], damaged[at]
+			case 2:
+				damaged[at] = damaged[other]
+			case 3:
+				damaged = append(damaged[:at:at], append([]string{damaged[other]}, damaged[at:]...)...)
+			}
+		}
+		diff := strings.Join(damaged, "")
+		got, err := apply(t, before, patch(diff))
+		if err != nil {
+			return
+		}
+		byGit, err := gitApply(t, before, diff)
+		if err != nil {
+			return
+		}
+		if both++; !cmp.Equal(byGit, got) {
+			rt.Fatalf("%s\n(-git +ours) %s", diff, cmp.Diff(byGit, got))
+		}
+	})
+	t.Logf("%d taken by both", both)
+}
