@@ -2,6 +2,7 @@ package ops
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
@@ -13,7 +14,6 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/hibiken/asynq"
 	"github.com/hibiken/asynqmon"
 	"github.com/redis/go-redis/v9"
 
@@ -58,10 +58,8 @@ func newDashboard(config Config) (http.Handler, error) {
 	return login(config.Dashboard, config.Logger, guarded), nil
 }
 
-// connection hands the client that is there to asynq, which asks for the means to make one.
+// connection hands the client that is there to asynqmon, which asks for the means to make one.
 type connection struct{ client redis.UniversalClient }
-
-var _ asynq.RedisConnOpt = connection{}
 
 // MakeRedisClient is part of asynq.RedisConnOpt.
 func (c connection) MakeRedisClient() any { return c.client }
@@ -103,7 +101,7 @@ var inlineScript = regexp.MustCompile(`(?s)<script>(.*?)</script>`)
 // contentPolicy lets the dashboard's own files and exactly its inline scripts run. Styles are inline, made by its scripts. Its
 // fonts would come from another company's host and are not loaded; the page does without.
 func contentPolicy(pages http.Handler) (string, error) {
-	request, err := http.NewRequest(http.MethodGet, dashboardRoot+"/", nil) //nolint:noctx // answered in this process at start
+	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, dashboardRoot+"/", nil)
 	if err != nil {
 		return "", fmt.Errorf("read the dashboard's page: %w", err)
 	}
