@@ -69,5 +69,5 @@ func editFile(name, word string) error {
 	if !found {
 		return fmt.Errorf("%s has no second word", name)
 	}
-	return os.WriteFile(name, []byte(word+" "+rest), 0o644) //nolint:gosec // as git checks files out
+	return os.WriteFile(name, []byte(word+" "+rest), 0o644) //nolint:gosec // the mode that git gave it
 }

@@ -27,12 +27,12 @@ type Shape struct {
 	Edits, Rewritten int
 }
 
-// The two shapes of the comparison: a new service, and one that a team has worked on for years (36 MB packed).
+// Small is a new service.
 func Small() Shape {
 	return Shape{Name: "small", Files: 50, Commits: 100, Words: 500, Edits: 1, Rewritten: 40}
 }
 
-// Medium is described at [Small].
+// Medium is a service that a team has worked on for years: 37 MB packed.
 func Medium() Shape {
 	return Shape{Name: "medium", Files: 3000, Commits: 5000, Words: 2200, Edits: 2, Rewritten: 220}
 }
@@ -46,7 +46,7 @@ func Build(ctx context.Context, root string, shape Shape) (directory string, err
 	if _, err := os.Stat(directory); err == nil {
 		return directory, nil
 	}
-	if err := os.MkdirAll(root, 0o755); err != nil {
+	if err := os.MkdirAll(root, 0o750); err != nil {
 		return "", err
 	}
 	scratch, err := os.MkdirTemp(root, "building-*")
@@ -103,7 +103,7 @@ func filePath(number int) string {
 // stream writes the history for git fast-import.
 func (s Shape) stream(out io.Writer) error {
 	buffered := bufio.NewWriterSize(out, 1<<20)
-	random := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same each time is what is wanted
+	random := rand.New(rand.NewPCG(1, 2)) // the same each time
 	vocabulary := make([]string, 4000)
 	for i := range vocabulary {
 		vocabulary[i] = randomWord(random)

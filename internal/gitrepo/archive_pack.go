@@ -94,7 +94,7 @@ type packed struct {
 
 // writePack writes the pack of entries. Of their contents it holds two of at most maxDeltaObject bytes at a time.
 func writePack(ctx context.Context, out io.Writer, objects objectReader, entries []packEntry) error {
-	if len(entries) > math.MaxUint32 {
+	if int64(len(entries)) > math.MaxUint32 {
 		return fault.Newf(fault.TooLarge, "archive: the history has %d objects, more than a pack takes", len(entries))
 	}
 	sum := githash.New(githash.CryptoType)
@@ -102,7 +102,7 @@ func writePack(ctx context.Context, out io.Writer, objects objectReader, entries
 	w := &packWriter{ctx: ctx, objects: objects, out: summed, buffer: make([]byte, archiveBuffer)}
 	w.zlib = zlib.NewWriter(packOutput{w})
 	header := []byte{'P', 'A', 'C', 'K', 0, 0, 0, 2}
-	header = binary.BigEndian.AppendUint32(header, uint32(len(entries)))
+	header = binary.BigEndian.AppendUint32(header, uint32(len(entries))) //nolint:gosec // checked above
 	if _, err := (packOutput{w}).Write(header); err != nil {
 		return fmt.Errorf("archive: %w", err)
 	}
