@@ -135,7 +135,7 @@ func (s *Store) Put(ctx context.Context, key string, write func(io.Writer) error
 
 // digesting counts and digests on the way to out.
 type digesting struct {
-	ctx  context.Context //nolint:containedctx // of the one Put that it serves
+	ctx  context.Context // of the one Put that it serves
 	key  string
 	out  io.Writer
 	hash hash.Hash

@@ -23,8 +23,13 @@ var someTree = rapid.Custom(func(rt *rapid.T) tree {
 			continue
 		}
 		drawn[path] = rapid.SampledFrom([]blob{
-			{edit.ModeRegular, "one\n"}, {edit.ModeRegular, "two\none\n"}, {edit.ModeExecutable, "one\n"}, {edit.ModeSymlink, "a"}, {edit.ModeRegular, ""},
-			{edit.ModeRegular, "\x00one\n"}, {edit.ModeSubmodule, commit},
+			{edit.ModeRegular, "one\n"},
+			{edit.ModeRegular, "two\none\n"},
+			{edit.ModeExecutable, "one\n"},
+			{edit.ModeSymlink, "a"},
+			{edit.ModeRegular, ""},
+			{edit.ModeRegular, "\x00one\n"},
+			{edit.ModeSubmodule, commit},
 		}).Draw(rt, "blob")
 	}
 	return drawn
