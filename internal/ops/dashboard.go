@@ -117,7 +117,7 @@ func contentPolicy(pages http.Handler) (string, error) {
 		allowed += " 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 	}
 	return "default-src 'none'; script-src " + allowed + "; style-src 'self' 'unsafe-inline'; img-src 'self' data:; " +
-		"connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", nil
+		"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", nil
 }
 
 // recorder keeps the body of an answer.
