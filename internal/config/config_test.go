@@ -62,6 +62,47 @@ func TestEnvironmentWinsOverFile(t *testing.T) {
 	}
 }
 
+func TestFile(t *testing.T) {
+	t.Parallel()
+	const canary = "canary-5f1c9a"
+	load := func(content string) (config.API, error) {
+		path := filepath.Join(t.TempDir(), "gitsmith.yml")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return config.LoadAPI([]string{"GITSMITH_SEAL_KEYS=a:" + key, "GITSMITH_CONFIG=" + path})
+	}
+	api, err := load("GITSMITH_APP_ID: [a, b]\nGITSMITH_MAX_BODY: 1234\nGITSMITH_ADDR: null\nGITSMITH_OPS_ADDR: \"\"\nGITSMITH_CONCURRENCY: 3\n")
+	if err != nil || strings.Join(api.AppIDs, " ") != "a b" || api.MaxBody != 1234 || api.Addr != ":8080" || api.OpsAddr != "127.0.0.1:9090" {
+		t.Errorf("%+v, %v", api, err)
+	}
+	for content, says := range map[string]string{
+		"addr: :80\n":                                "addr is no setting; did you mean GITSMITH_ADDR?",
+		"OTEL_EXPORTER_OTLP_ENDPOIT: http://x\n":     "did you mean OTEL_EXPORTER_OTLP_ENDPOINT?",
+		"GITSMITH_ADDR:\n  port: 80\n":               "GITSMITH_ADDR holds a map in the file",
+		"GITSMITH_APP_ID: [{a: b}]\n":                "GITSMITH_APP_ID holds a map",
+		"GITSMITH_APP_ID: [[a]]\n":                   "GITSMITH_APP_ID holds a map",
+		"GITSMITH_LOG_LEVEL: [info, debug]\n":        "GITSMITH_LOG_LEVEL (\"info,debug\") is none of",
+		"GITSMITH_REDIS_URL: {" + canary + ": x}\n":  "GITSMITH_REDIS_URL holds a map",
+		"GITSMITH_REDIS_URL: [" + canary + "]\n":     "GITSMITH_REDIS_URL is no Redis URL",
+		"- a\n":                                      "GITSMITH_CONFIG: no YAML file",
+		"GITSMITH_REDIS_URL: " + canary + ": x\n":    "GITSMITH_CONFIG: no YAML file",
+		"GITSMITH_JWKS_URL_TEMPLATE: https://a/b\n":  "GITSMITH_JWKS_URL_TEMPLATE (\"https://a/b\") does not hold {IC_LABEL} once",
+		"GITSMITH_ARTIFACT_URL: s3://bucket\n":       "GITSMITH_ARTIFACT_URL (\"s3://bucket\") is no place for artifacts",
+		"GITSMITH_ARTIFACT_URL: /var/lib/gitsmith\n": "is no place for artifacts",
+	} {
+		if _, err := load(content); err == nil || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), canary) || strings.Contains(err.Error(), "\x00") {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+	if _, err := config.LoadAPI(required("GITSMITH_CONFIG=" + filepath.Join(t.TempDir(), "none"))); err == nil || !strings.Contains(err.Error(), "GITSMITH_CONFIG: ") {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if _, err := config.LoadAPI(required("GITSMITH_JWKS_URL_TEMPLATE=https://{IC_LABEL}.example.com/keys")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSecretsFromFiles(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "secret")

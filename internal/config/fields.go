@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -32,7 +33,7 @@ func (c *Common) fields(opsAddr string) []field {
 		},
 		{name: "GITSMITH_OPS_ADDR", fallback: opsAddr, set: into(&c.OpsAddr, address), meaning: "private listener: health, metrics, dashboard"},
 		{
-			name: "GITSMITH_ARTIFACT_URL", fallback: artifactFolder(), shown: "`file://` in the user data folder", set: into(&c.ArtifactURL, text),
+			name: "GITSMITH_ARTIFACT_URL", fallback: artifactFolder(), shown: "`file://` in the user data folder", set: into(&c.ArtifactURL, artifactURL),
 			meaning: "where archives are kept; the receiver and the workers share it",
 		},
 		{name: "GITSMITH_ARTIFACT_TTL", fallback: "24h", set: into(&c.ArtifactTTL, duration), meaning: "how long an archive is kept"},
@@ -53,7 +54,7 @@ func (a *API) fields() []field {
 			name: "GITSMITH_JWKS_URL", fallback: "https://forge.cdn.prod.atlassian-dev.net/.well-known/jwks.json", set: into(&a.JWKSURL, secureURL),
 			meaning: "where FIT keys are",
 		},
-		{name: "GITSMITH_JWKS_URL_TEMPLATE", set: into(&a.JWKSURLTemplate, text), meaning: "the same for Isolated Cloud, with `{IC_LABEL}`; without it, its FITs are refused"},
+		{name: "GITSMITH_JWKS_URL_TEMPLATE", set: into(&a.JWKSURLTemplate, template), meaning: "the same for Isolated Cloud, with `{IC_LABEL}`; without it, its FITs are refused"},
 		{name: "GITSMITH_MAX_BODY", fallback: "5MB", set: into(&a.MaxBody, size), meaning: "request body"},
 		{
 			name: "GITSMITH_SCHEDULE_MODULES", fallback: "core:scheduledTrigger,scheduledTrigger", set: into(&a.ScheduleModules, list),
@@ -97,5 +98,5 @@ func artifactFolder() string {
 		}
 		base = filepath.Join(home, ".local", "share")
 	}
-	return "file://" + filepath.ToSlash(filepath.Join(base, "gitsmith", "artifacts"))
+	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(filepath.Join(base, "gitsmith", "artifacts"))}).String()
 }

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/providers/env/v2"
 	"github.com/knadh/koanf/providers/file"
 	"github.com/knadh/koanf/v2"
@@ -38,15 +40,22 @@ func load(environ []string, fields []field) error {
 	if err := environment.Load(fromEnvironment, nil); err != nil {
 		return fmt.Errorf("environment: %w", err)
 	}
+	var errs []error
 	if path := environment.String(fileName); path != "" {
-		if err := values.Load(file.Provider(path), yaml.Parser()); err != nil {
+		content := koanf.New("\x00")
+		if err := content.Load(file.Provider(path), yaml.Parser()); err != nil {
+			return fmt.Errorf("%s: no YAML file with a name and a value a line can be read: %w", fileName, err)
+		}
+		var named map[string]any
+		named, errs = fromFile(content.Raw())
+		if err := values.Load(confmap.Provider(named, ""), nil); err != nil {
 			return fmt.Errorf("%s: %w", fileName, err)
 		}
 	}
 	if err := values.Merge(environment); err != nil {
 		return fmt.Errorf("settings: %w", err)
 	}
-	errs := unknown(values.Keys())
+	errs = append(errs, unknown(environment.Keys())...)
 	for _, field := range fields {
 		if err := field.load(values); err != nil {
 			errs = append(errs, fmt.Errorf("%s %w", field.name, err))
@@ -83,24 +92,76 @@ func (f field) load(values *koanf.Koanf) error {
 	return err
 }
 
-// unknown reports names of ours that no program knows: a misspelt setting would be ignored otherwise. Names of the other
-// program are fine, for both may be started from one file.
-func unknown(names []string) []error {
-	var known []string
-	for _, field := range all() {
-		known = append(known, field.name)
-		if field.secret {
-			known = append(known, field.name+fileSuffix)
+// fromFile is what a YAML file sets, each value in the form that the environment has; a list gets commas between its parts.
+// Every name in the file must be known, and every value one value.
+func fromFile(raw map[string]any) (map[string]any, []error) {
+	named := map[string]any{}
+	var errs []error
+	known := known()
+	for _, name := range slices.Sorted(maps.Keys(raw)) {
+		value, ok := inWords(raw[name])
+		switch {
+		case !slices.Contains(known, name):
+			errs = append(errs, noSetting(name, known))
+		case !ok:
+			errs = append(errs, fmt.Errorf("%s holds a map in the file; write one value, or a list of values", name))
+		case value != "":
+			named[name] = value
 		}
 	}
-	known = append(known, fileName)
+	return named, errs
+}
+
+func inWords(value any) (string, bool) {
+	switch value := value.(type) {
+	case nil:
+		return "", true
+	case map[string]any, map[any]any:
+		return "", false
+	case []any:
+		parts := make([]string, len(value))
+		for i, part := range value {
+			if _, isList := part.([]any); isList {
+				return "", false
+			}
+			words, ok := inWords(part)
+			if !ok {
+				return "", false
+			}
+			parts[i] = words
+		}
+		return strings.Join(parts, ","), true
+	}
+	return fmt.Sprint(value), true
+}
+
+// unknown reports names of ours in the environment that no program knows: a misspelt setting would be ignored otherwise. Names
+// of the other program are fine, for both may be started from one file.
+func unknown(names []string) []error {
+	known := known()
 	var errs []error
 	for _, name := range names {
 		if strings.HasPrefix(name, prefix) && !slices.Contains(known, name) {
-			errs = append(errs, fmt.Errorf("%s is no setting; did you mean %s?", name, nearest(name, known)))
+			errs = append(errs, noSetting(name, known))
 		}
 	}
 	return errs
+}
+
+func noSetting(name string, known []string) error {
+	return fmt.Errorf("%.100s is no setting; did you mean %s?", name, nearest(name[:min(len(name), 100)], known))
+}
+
+// known are the names that may be set.
+func known() []string {
+	names := []string{fileName}
+	for _, field := range all() {
+		names = append(names, field.name)
+		if field.secret {
+			names = append(names, field.name+fileSuffix)
+		}
+	}
+	return names
 }
 
 // all are the settings of both programs, each once.

@@ -106,6 +106,25 @@ func secureURL(value string) (string, error) {
 	return value, err
 }
 
+// template is a URL with a place for the label of an Isolated Cloud.
+func template(value string) (string, error) {
+	const place = "{IC_LABEL}"
+	if strings.Count(value, place) != 1 {
+		return "", fmt.Errorf("does not hold %s once, where the label of an Isolated Cloud goes", place)
+	}
+	_, err := baseURL(strings.Replace(value, place, "label", 1))
+	return value, err
+}
+
+// artifactURL checks the form; package artifact knows the rest.
+func artifactURL(value string) (string, error) {
+	parsed, err := url.Parse(value)
+	if err != nil || parsed.Scheme != "mem" && (parsed.Scheme != "file" || parsed.Host != "" || parsed.Path == "") {
+		return "", errors.New("is no place for artifacts; write it like file:///var/lib/gitsmith/artifacts")
+	}
+	return value, nil
+}
+
 // baseURL is a URL that tokens or keys may travel to: https, or http within this machine.
 func baseURL(value string) (*url.URL, error) {
 	parsed, err := url.Parse(value)
