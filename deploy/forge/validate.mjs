@@ -1,13 +1,12 @@
-// Checks a Forge manifest with Atlassian's own validator, offline: node deploy/forge/validate.mjs [manifest]
+// Checks Forge manifests with Atlassian's own validator, offline: node deploy/forge/validate.mjs [manifest…]
 // The validator comes from npm (`make test-tools`) and is looked for in build/node; it is under Atlassian's licence and no
 // part of this repository. It misses misspelt events and scopes that are lacking, so those are checked here.
-import { readFileSync } from "node:fs";
+// Status: 0 where all are valid, 1 where one is not, 2 where the validator is missing.
 import { createRequire } from "node:module";
 import { dirname, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const manifest = resolve(process.argv[2] ?? resolve(here, "manifest.yml"));
 const require = createRequire(resolve(here, "../../build/node/node_modules/"));
 
 const events = ["avi:forge:installed:app", "avi:forge:upgraded:app"];
@@ -28,22 +27,30 @@ try {
   process.exit(2);
 }
 
-// Resources are looked for beside the manifest.
-process.chdir(dirname(manifest));
-const { success, errors, manifestObject } = await validator.validate(false, manifest);
-const problems = (errors ?? []).map(({ level, line, message }) => ({ level, line, message }));
+async function check(manifest) {
+  process.chdir(dirname(manifest)); // resources are looked for beside the manifest
+  const { success, errors, manifestObject } = await validator.validate(false, manifest);
+  const problems = (errors ?? []).map(({ level, line, message }) => ({ level, line, message }));
 
-const app = manifestObject?.yamlContent ?? {};
-for (const event of (app.modules?.trigger ?? []).flatMap((trigger) => trigger.events)) {
-  if (!events.includes(event)) problems.push({ level: "error", message: `event ${event} is not one that the receiver takes` });
-}
-for (const scope of scopes) {
-  if (!(app.permissions?.scopes ?? []).includes(scope)) problems.push({ level: "error", message: `scope ${scope} is missing` });
+  const app = manifestObject?.yamlContent ?? {};
+  for (const event of (app.modules?.trigger ?? []).flatMap((trigger) => trigger.events)) {
+    if (!events.includes(event)) problems.push({ level: "error", message: `event ${event} is not one that the receiver takes` });
+  }
+  for (const scope of scopes) {
+    if (!(app.permissions?.scopes ?? []).includes(scope)) problems.push({ level: "error", message: `scope ${scope} is missing` });
+  }
+
+  for (const { level, line, message } of problems) {
+    console.log(`${manifest}:${line ?? 0}: ${level}: ${message}`);
+  }
+  const valid = success && problems.every(({ level }) => level !== "error");
+  console.log(`${manifest}: ${valid ? "valid" : "not valid"}`);
+  return valid;
 }
 
-for (const { level, line, message } of problems) {
-  console.log(`${manifest}:${line ?? 0}: ${level}: ${message}`);
+const manifests = process.argv.length > 2 ? process.argv.slice(2) : [resolve(here, "manifest.yml")];
+let failed = false;
+for (const manifest of manifests.map((path) => resolve(path))) {
+  if (!(await check(manifest))) failed = true;
 }
-const failed = !success || problems.some(({ level }) => level === "error");
-console.log(failed ? "the manifest is not valid" : `the manifest is valid (${readFileSync(manifest).length} bytes)`);
 process.exit(failed ? 1 : 0);
