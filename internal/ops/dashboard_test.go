@@ -81,7 +81,12 @@ type call struct {
 	header                       map[string]string
 }
 
-func (d *dashboard) do(t *testing.T, c call) (*http.Response, string) {
+type answer struct {
+	StatusCode int
+	Header     http.Header
+}
+
+func (d *dashboard) do(t *testing.T, c call) (answer, string) {
 	t.Helper()
 	if c.method == "" {
 		c.method = http.MethodGet
@@ -96,16 +101,16 @@ func (d *dashboard) do(t *testing.T, c call) (*http.Response, string) {
 	for name, value := range c.header {
 		request.Header.Set(name, value)
 	}
-	answer, err := d.Client().Do(request)
+	response, err := d.Client().Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	body, err := io.ReadAll(answer.Body)
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return answer, string(body)
+	return answer{response.StatusCode, response.Header}, string(body)
 }
 
 func TestDashboardLogin(t *testing.T) {
