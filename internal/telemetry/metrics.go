@@ -40,8 +40,8 @@ func NewMetrics() *Metrics {
 		requests: counter("http_requests_total", "Requests answered.", "route", "method", "status"),
 		requestDuration: histogram("http_request_duration_seconds", "Time to answer a request.",
 			[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 25}, "route"),
-		enqueued: counter("jobs_enqueued_total", "Jobs asked for; created is false for one that was there already.",
-			"operation", "class", "created"),
+		enqueued: counter("jobs_enqueued_total", "Jobs asked for; a duplicate was there already.",
+			"operation", "class", "outcome"),
 		refused: counter("fit_refused_total", "Invocation tokens that did not verify.", "reason"),
 		waited: histogram("job_wait_seconds", "Time from when an attempt was due to its start.",
 			[]float64{.01, .05, .1, .5, 1, 5, 15, 60, 300, 1800, 7200}, "operation"),
@@ -49,12 +49,12 @@ func NewMetrics() *Metrics {
 			"operation", "outcome", "kind"),
 		attemptDuration: histogram("job_duration_seconds", "Time that an attempt took.",
 			[]float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 180, 600}, "operation", "outcome"),
-		transfers:   counter("git_transfers_total", "Requests to git servers; status is 0 where none came.", "phase", "status"),
-		transferred: counter("git_transfer_bytes_total", "Bytes of bodies to and from git servers.", "phase", "direction"),
-		tokenLife: histogram("oauth_token_life_seconds", "How long OAuth tokens still live when they are taken for a job.",
+		transfers:   counter("git_requests_total", "Requests to git servers; status is 0 where no answer came.", "phase", "status"),
+		transferred: counter("git_bytes_total", "Bytes of bodies to and from git servers.", "phase", "direction"),
+		tokenLife: histogram("token_life_seconds", "How long OAuth tokens still live when they are taken for a job.",
 			[]float64{0, 60, 300, 900, 1800, 3600, 7200, 14400}, "actor"),
-		rejections: counter("oauth_token_rejections_total",
-			"OAuth tokens that Bitbucket rejected although their expiry was still ahead.", "actor"),
+		rejections: counter("expired_rejections_total",
+			"Attempts that left git untouched because the OAuth token was gone or about to go.", "actor"),
 	}
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.queues,
@@ -90,7 +90,11 @@ func (m *Metrics) Request(route, method string, status int, d time.Duration) {
 
 // Enqueued counts a job that was asked for; created is false where it was there already.
 func (m *Metrics) Enqueued(operation, class string, created bool) {
-	m.enqueued.WithLabelValues(m.names.bound("operation", operation), m.names.bound("class", class), strconv.FormatBool(created)).Inc()
+	outcome := "duplicate"
+	if created {
+		outcome = "created"
+	}
+	m.enqueued.WithLabelValues(m.names.bound("operation", operation), m.names.bound("class", class), outcome).Inc()
 }
 
 // FITRefused counts an invocation token that did not verify; reason is the failed check's short name.
@@ -126,7 +130,7 @@ func (m *Metrics) TokenLife(actor string, left time.Duration) {
 	m.tokenLife.WithLabelValues(m.names.bound("actor", actor)).Observe(max(0, left).Seconds())
 }
 
-// ExpiredRejection counts an OAuth token that Bitbucket rejected although its expiry was still ahead.
+// ExpiredRejection counts an attempt that left git untouched because the OAuth token was gone or about to go.
 func (m *Metrics) ExpiredRejection(actor string) {
 	m.rejections.WithLabelValues(m.names.bound("actor", actor)).Inc()
 }

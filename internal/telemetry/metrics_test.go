@@ -54,17 +54,17 @@ func TestMetrics(t *testing.T) {
 		`gitsmith_http_requests_total{method="POST",route="/v1/jobs",status="202"} 1`,
 		`gitsmith_http_requests_total{method="GET",route="unmatched",status="other"} 1`,
 		`gitsmith_http_request_duration_seconds_bucket{route="/v1/jobs",le="0.05"} 1`,
-		`gitsmith_jobs_enqueued_total{class="batch",created="true",operation="push"} 1`,
-		`gitsmith_jobs_enqueued_total{class="batch",created="false",operation="push"} 1`,
+		`gitsmith_jobs_enqueued_total{class="batch",operation="push",outcome="created"} 1`,
+		`gitsmith_jobs_enqueued_total{class="batch",operation="push",outcome="duplicate"} 1`,
 		`gitsmith_fit_refused_total{reason="audience"} 1`,
 		`gitsmith_job_wait_seconds_sum{operation="push"} 0`,
 		`gitsmith_job_attempts_total{kind="unavailable",operation="push",outcome="retrying"} 1`,
 		`gitsmith_job_attempts_total{kind="none",operation="clone",outcome="succeeded"} 1`,
 		`gitsmith_job_duration_seconds_sum{operation="push",outcome="retrying"} 3`,
-		`gitsmith_git_transfers_total{phase="receive-pack",status="0"} 1`,
-		`gitsmith_git_transfer_bytes_total{direction="sent",phase="receive-pack"} 700`,
-		`gitsmith_oauth_token_life_seconds_sum{actor="system"} 3600`,
-		`gitsmith_oauth_token_rejections_total{actor="user"} 1`,
+		`gitsmith_git_requests_total{phase="receive-pack",status="0"} 1`,
+		`gitsmith_git_bytes_total{direction="sent",phase="receive-pack"} 700`,
+		`gitsmith_token_life_seconds_sum{actor="system"} 3600`,
+		`gitsmith_expired_rejections_total{actor="user"} 1`,
 	)
 	for _, name := range []string{"go_goroutines", "process_start_time_seconds"} {
 		if !strings.Contains(scraped, "\n"+name+" ") {
