@@ -1,0 +1,227 @@
+package gitrepo
+
+import (
+	"context"
+	"maps"
+	"regexp"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/filemode"
+	"github.com/go-git/go-git/v5/plumbing/object"
+	"github.com/go-git/go-git/v5/storage/memory"
+
+	"github.com/gitsmith/gitsmith/internal/edit"
+	"github.com/gitsmith/gitsmith/internal/fault"
+)
+
+// CommitSpec is what a commit says beside its tree.
+type CommitSpec struct {
+	Message     string
+	AuthorName  string // of author and committer
+	AuthorEmail string
+	Time        time.Time // written in UTC, to the second
+	JobID       string    // for the trailer Forge-Job
+}
+
+// Commit is a commit that was built and is not at the server yet.
+type Commit struct {
+	hash      plumbing.Hash
+	parent    plumbing.Hash // zero for a repository's first
+	unchanged bool
+	objects   *memory.Storage // exactly the new ones
+	hashes    []plumbing.Hash // their order in the pack
+}
+
+// Hash is the commit's; it means nothing where the commit is Unchanged.
+func (c *Commit) Hash() string { return c.hash.String() }
+
+// Unchanged reports that the tree is the parent's: there is nothing to push.
+func (c *Commit) Unchanged() bool { return c.unchanged }
+
+// Build makes the commit that differs from the snapshot in changes: blobs, the trees along the changed paths, the commit.
+// Directories without a file disappear. The same snapshot, changes and spec give the same hash.
+func (s *Snapshot) Build(ctx context.Context, changes []edit.FileChange, spec CommitSpec) (*Commit, error) {
+	b := builder{ctx: ctx, snapshot: s, commit: &Commit{parent: s.tip.commit, objects: memory.NewStorage()}}
+	root, _, err := b.tree(s.root, changes)
+	if err != nil {
+		return nil, s.classify(ctx, err)
+	}
+	if root == s.root && s.store != nil {
+		b.commit.unchanged = true
+		return b.commit, nil
+	}
+	signature := object.Signature{Name: spec.AuthorName, Email: spec.AuthorEmail, When: spec.Time.UTC().Truncate(time.Second)}
+	commit := object.Commit{Author: signature, Committer: signature, Message: withTrailer(spec.Message, spec.JobID), TreeHash: root}
+	if s.store != nil {
+		commit.ParentHashes = []plumbing.Hash{s.tip.commit}
+	}
+	encoded := new(plumbing.MemoryObject)
+	if err := commit.Encode(encoded); err != nil {
+		return nil, fault.Wrapf(fault.Internal, err, "%s: the commit cannot be encoded", s.op)
+	}
+	b.commit.hash, err = b.add(encoded)
+	return b.commit, err
+}
+
+// builder makes the new objects of one commit.
+type builder struct {
+	ctx      context.Context //nolint:containedctx // it lives for one build
+	snapshot *Snapshot
+	commit   *Commit
+}
+
+// tree makes a tree of the one at base, zero for none, and changes whose paths are relative to it. empty says that no entry is
+// left.
+func (b *builder) tree(base plumbing.Hash, changes []edit.FileChange) (hash plumbing.Hash, empty bool, err error) {
+	if b.ctx.Err() != nil {
+		return base, false, context.Cause(b.ctx)
+	}
+	entries := map[string]object.TreeEntry{}
+	if !base.IsZero() {
+		tree, err := readTree(b.snapshot.store, base)
+		if err != nil {
+			return base, false, err
+		}
+		for _, entry := range tree.Entries {
+			entries[entry.Name] = entry
+		}
+	}
+	here, below := split(changes)
+	// A file can make way for a directory of its name, and a directory for a file: removals first, files last.
+	for _, change := range here {
+		if change.Deleted {
+			delete(entries, change.Path)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(below)) {
+		if err := b.directory(entries, name, below[name]); err != nil {
+			return base, false, err
+		}
+	}
+	for _, change := range here {
+		if !change.Deleted {
+			if entries[change.Path], err = b.file(change); err != nil {
+				return base, false, err
+			}
+		}
+	}
+	hash, err = b.write(entries)
+	return hash, len(entries) == 0, err
+}
+
+// split parts changes into those of a directory's own files and those below its directories, by their name.
+func split(changes []edit.FileChange) (here []edit.FileChange, below map[string][]edit.FileChange) {
+	below = map[string][]edit.FileChange{}
+	for _, change := range changes {
+		name, rest, deeper := strings.Cut(change.Path, "/")
+		change.Path = name
+		if deeper {
+			change.Path = rest
+			below[name] = append(below[name], change)
+		} else {
+			here = append(here, change)
+		}
+	}
+	return here, below
+}
+
+func (b *builder) directory(entries map[string]object.TreeEntry, name string, changes []edit.FileChange) error {
+	var base plumbing.Hash
+	if entry, found := entries[name]; found && entry.Mode == filemode.Dir {
+		base = entry.Hash
+	}
+	hash, empty, err := b.tree(base, changes)
+	switch {
+	case err != nil:
+		return err
+	case empty:
+		delete(entries, name)
+	default:
+		entries[name] = object.TreeEntry{Name: name, Mode: filemode.Dir, Hash: hash}
+	}
+	return nil
+}
+
+func (b *builder) file(change edit.FileChange) (object.TreeEntry, error) {
+	mode, err := filemode.New(string(change.Mode))
+	if err != nil {
+		return object.TreeEntry{}, fault.Wrapf(fault.Internal, err, "%s: %.100q has the mode %q", b.snapshot.op, change.Path, change.Mode)
+	}
+	entry := object.TreeEntry{Name: change.Path, Mode: mode, Hash: plumbing.NewHash(change.ID)}
+	if change.ID == "" {
+		blob := new(plumbing.MemoryObject)
+		blob.SetType(plumbing.BlobObject)
+		if _, err := blob.Write(change.Content); err != nil {
+			return entry, err
+		}
+		entry.Hash, err = b.add(blob)
+	}
+	return entry, err
+}
+
+func (b *builder) write(entries map[string]object.TreeEntry) (plumbing.Hash, error) {
+	tree := object.Tree{Entries: make([]object.TreeEntry, 0, len(entries))}
+	for _, entry := range entries {
+		tree.Entries = append(tree.Entries, entry)
+	}
+	sort.Sort(object.TreeEntrySorter(tree.Entries)) // git's order: a directory sorts as if its name ended in a slash
+	encoded := new(plumbing.MemoryObject)
+	if err := tree.Encode(encoded); err != nil {
+		return plumbing.ZeroHash, fault.Wrapf(fault.Internal, err, "%s: a tree cannot be encoded", b.snapshot.op)
+	}
+	return b.add(encoded)
+}
+
+// add keeps an object for the pack, unless the server has sent it itself.
+func (b *builder) add(encoded plumbing.EncodedObject) (plumbing.Hash, error) {
+	hash := encoded.Hash()
+	if b.snapshot.store != nil && b.snapshot.store.objects.HasEncodedObject(hash) == nil {
+		return hash, nil
+	}
+	if b.commit.objects.HasEncodedObject(hash) == nil {
+		return hash, nil
+	}
+	b.commit.hashes = append(b.commit.hashes, hash)
+	return b.commit.objects.SetEncodedObject(encoded)
+}
+
+const trailerKey = "Forge-Job"
+
+var trailerLine = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]*: ?\S`)
+
+// withTrailer ends a message in the job's trailer (git-interpret-trailers(1)): in the block of trailers that ends the message,
+// or in one of its own. Line ends become git's, and white space at the end goes.
+func withTrailer(message, jobID string) string {
+	message = strings.TrimSpace(strings.ReplaceAll(message, "\r\n", "\n"))
+	separator := "\n\n"
+	if _, last, found := cutLast(message, "\n\n"); found && allTrailers(last) {
+		separator = "\n"
+	}
+	return message + separator + trailerKey + ": " + jobID + "\n"
+}
+
+func hasTrailer(message, jobID string) bool {
+	_, last, _ := cutLast(strings.TrimSpace(message), "\n\n")
+	return slices.Contains(strings.Split(last, "\n"), trailerKey+": "+jobID)
+}
+
+func allTrailers(paragraph string) bool {
+	for line := range strings.SplitSeq(paragraph, "\n") {
+		if !trailerLine.MatchString(line) {
+			return false
+		}
+	}
+	return true
+}
+
+// cutLast is strings.Cut at the last separator; without one, all is after.
+func cutLast(text, separator string) (before, after string, found bool) {
+	if i := strings.LastIndex(text, separator); i >= 0 {
+		return text[:i], text[i+len(separator):], true
+	}
+	return "", text, false
+}

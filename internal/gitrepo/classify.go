@@ -1,0 +1,130 @@
+package gitrepo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/go-git/go-git/v5/plumbing"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/secret"
+)
+
+// maxQuote bounds what a fault quotes of a server's words, in bytes.
+const maxQuote = 200
+
+// classifyStatus is what a status other than a git answer means. Bitbucket's words are those of its documents and of public
+// threads: only the scope's are relied on, and only to say more.
+func classifyStatus(op operation, status int, wait time.Duration, body string) error {
+	cause := fmt.Errorf("status %d: %s", status, quote(body))
+	switch {
+	case status == http.StatusOK:
+		return fault.Wrapf(fault.Unavailable, cause, "%s: the server's answer is not git's, as when a proxy or a login page answers; if it stays so, check GITSMITH_GIT_URL", op)
+	case status >= 300 && status < 400:
+		return fault.Wrapf(fault.NotFound, cause, "%s: the server redirects, and a token is not sent after a redirect; the repository may have been renamed", op)
+	case status == http.StatusUnauthorized:
+		return fault.Wrapf(fault.Denied, cause, "%s: the server took the token for nothing: it is revoked, or the repository does not exist, or the app or user has no access to it", op)
+	case status == http.StatusForbidden && strings.Contains(strings.ToLower(body), "scope"):
+		return fault.Wrapf(fault.Denied, cause, "%s: the token lacks the scope %s; add it to permissions.scopes in the app's manifest, deploy, and let the installation be upgraded", op, op.scope)
+	case status == http.StatusForbidden:
+		return fault.Wrapf(fault.Denied, cause, "%s: access is refused: the app or user lacks the permission on the repository, the token the scope %s, or the workspace allows other IP addresses only", op, op.scope)
+	case status == http.StatusNotFound || status == http.StatusGone:
+		return fault.Wrapf(fault.NotFound, cause, "%s: there is no such repository, or it is not visible to the app or user", op)
+	case status == http.StatusRequestEntityTooLarge:
+		return fault.Wrapf(fault.TooLarge, cause, "%s: the server takes no push of this size", op)
+	case status == http.StatusTooManyRequests:
+		return &fault.Error{
+			Kind: fault.Throttled, RetryAfter: wait, Cause: cause,
+			Public: op.String() + ": the server's rate limit is reached; the job goes on when it is over",
+		}
+	case status >= 500:
+		return &fault.Error{
+			Kind: fault.Unavailable, RetryAfter: wait, Cause: cause,
+			Public: fmt.Sprintf("%s: the server has a fault of its own (status %d); it is tried again", op, status),
+		}
+	}
+	return fault.Wrapf(fault.Internal, cause, "%s: the server answered with status %d", op, status)
+}
+
+// classifyNetwork is what it means that no answer came, or that it broke off.
+func classifyNetwork(ctx context.Context, op operation, err error) error {
+	var classified *fault.Error
+	cause := context.Cause(ctx)
+	switch {
+	case errors.As(err, &classified):
+		return err
+	case errors.As(cause, &classified):
+		return cause
+	case errors.Is(cause, errIdle), errors.Is(err, errIdle):
+		return fault.Wrapf(fault.Unavailable, err, "%s: the server sent nothing for too long; it is tried again", op)
+	case errors.Is(cause, context.Canceled):
+		return fault.Wrapf(fault.Interrupted, err, "%s: interrupted", op)
+	case errors.Is(cause, context.DeadlineExceeded):
+		return fault.Wrapf(fault.Unavailable, err, "%s: the time for one attempt ran out; it is tried again", op)
+	}
+	return fault.Wrapf(fault.Unavailable, err, "%s: the server cannot be reached, or the connection broke; it is tried again", op)
+}
+
+// classifyPack is what it means that a pack or an advertisement could not be read: a cut connection and a broken server look
+// alike, so it is tried again.
+func classifyPack(ctx context.Context, op operation, err error) error {
+	var classified *fault.Error
+	if errors.As(err, &classified) || context.Cause(ctx) != nil || errors.Is(err, errIdle) {
+		return classifyNetwork(ctx, op, err)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, plumbing.ErrObjectNotFound) {
+		return fault.Wrapf(fault.Unavailable, err, "%s: the server's answer ended too early; it is tried again", op)
+	}
+	return fault.Wrapf(fault.Unavailable, err, "%s: the server's answer is not what git sends; it is tried again", op)
+}
+
+// classifyCommand is what a receive-pack says of a push that it did not take: the reason for the ref, and what the server wrote
+// for people to read.
+func classifyCommand(op operation, reason, words string) error {
+	all := strings.ToLower(reason + "\n" + words)
+	cause := fmt.Errorf("%s: %s", quote(reason), quote(words))
+	said := ""
+	if line := sentence(words); line != "" {
+		said = fmt.Sprintf("; the server says: %q", line)
+	}
+	switch {
+	case strings.Contains(all, "read only mode") || strings.Contains(all, "size limit") || strings.Contains(all, "maximum allowed size"):
+		return fault.Wrapf(fault.TooLarge, cause, "%s: the repository or the push is over the server's size limit%s", op, said)
+	case strings.Contains(all, "failed to update ref") || strings.Contains(all, "cannot lock ref") || strings.Contains(all, "non-fast-forward") ||
+		strings.Contains(all, "fetch first") || strings.Contains(all, "already exists") || strings.Contains(all, "stale info"):
+		return fault.Wrapf(fault.Conflict, cause, "%s: branch %q moved while the change was made", op, op.branch)
+	case strings.Contains(all, "hook declined") || strings.Contains(all, "permission denied") || strings.Contains(all, "protected") ||
+		strings.Contains(all, "prohibited") || strings.Contains(all, "deny"):
+		return fault.Wrapf(fault.Denied, cause, "%s: the server's rules refuse the push to branch %q%s; let the app or user through the branch restriction, or push to another branch", op, op.branch, said)
+	case strings.Contains(all, "unpack") || strings.Contains(all, "index-pack"):
+		return fault.Wrapf(fault.Internal, cause, "%s: the server could not unpack what was sent%s", op, said)
+	}
+	return fault.Wrapf(fault.Internal, cause, "%s: the server did not update branch %q (%s)%s", op, op.branch, quote(reason), said)
+}
+
+// sentence is the line of a server's words that says most: the first one that is not decoration.
+func sentence(words string) string {
+	for line := range strings.Lines(words) {
+		line = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "remote:"))
+		line = strings.TrimSpace(strings.TrimPrefix(line, "error:"))
+		if strings.ContainsFunc(line, unicode.IsLetter) && !strings.Contains(line, "hook declined") {
+			return quote(line)
+		}
+	}
+	return ""
+}
+
+// quote is a server's text as it may be shown: scrubbed, on one line, bounded.
+func quote(text string) string {
+	text = strings.Join(strings.FieldsFunc(secret.Scrub(text), func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
+	if len(text) > maxQuote {
+		text = strings.ToValidUTF8(text[:maxQuote], "") + "…"
+	}
+	return text
+}
