@@ -3,6 +3,7 @@ package gitrepo
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -62,12 +63,38 @@ type archiveWriter interface {
 // commit, the ref and the paths alone (and on the release of Gitsmith, whose compressor may change), never on the machine or
 // on how the server packed the objects. What was written is useless after an error. The end of ctx ends it within one buffer.
 func writeArchive(ctx context.Context, w io.Writer, source archiveSource, spec ArchiveSpec) (int, error) {
-	out := bufio.NewWriterSize(w, archiveBuffer)
-	files, err := writeArchiveTo(ctx, out, source, spec)
+	target := &archiveTarget{ctx: ctx, out: w}
+	buffered := bufio.NewWriterSize(target, archiveBuffer)
+	files, err := writeArchiveTo(ctx, buffered, source, spec)
+	if err == nil {
+		err = buffered.Flush()
+	}
+	if target.err != nil {
+		err = target.err // not whatever the formats made of it
+	}
 	if err != nil {
 		return 0, err
 	}
-	return files, out.Flush()
+	return files, nil
+}
+
+// archiveTarget is where an archive goes. It keeps apart what fails there from what fails in reading the repository, for which
+// its server would be blamed.
+type archiveTarget struct {
+	ctx context.Context //nolint:containedctx // it lives for one archive
+	out io.Writer
+	err error
+}
+
+func (t *archiveTarget) Write(p []byte) (int, error) {
+	n, err := t.out.Write(p)
+	if err != nil && t.err == nil {
+		t.err = err
+		if classified := (*fault.Error)(nil); t.ctx.Err() == nil && !errors.As(err, &classified) {
+			t.err = fault.Wrapf(fault.Internal, err, "archive: it cannot be stored; the log says why")
+		}
+	}
+	return n, err
 }
 
 func writeArchiveTo(ctx context.Context, out *bufio.Writer, source archiveSource, spec ArchiveSpec) (int, error) {

@@ -421,11 +421,18 @@ func TestArchiveStopsWithItsContext(t *testing.T) {
 func TestArchivePassesOnWhatTheWriterSays(t *testing.T) {
 	t.Parallel()
 	r := motley(t)
-	full := errors.New("disk full")
-	for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip, job.ArchiveBundle} {
-		_, err := writeArchive(t.Context(), failingWriter{full}, r.source("refs/heads/main"), ArchiveSpec{Format: format})
-		if !errors.Is(err, full) {
-			t.Errorf("%s: %v", format, err)
+	for said, want := range map[error]fault.Kind{
+		errors.New("disk full"):                            fault.Internal,
+		fault.Newf(fault.TooLarge, "the quota is reached"): fault.TooLarge,
+	} {
+		for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip, job.ArchiveBundle} {
+			_, err := writeArchive(t.Context(), failingWriter{said}, r.source("refs/heads/main"), ArchiveSpec{Format: format})
+			if !errors.Is(err, said) || fault.KindOf(err) != want {
+				t.Errorf("%s: %v, want %v as %v", format, err, said, want)
+			}
+			if classified := (*fault.Error)(nil); !errors.As(err, &classified) {
+				t.Errorf("%s: %v is not classified", format, err)
+			}
 		}
 	}
 }
