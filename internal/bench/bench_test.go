@@ -1,10 +1,45 @@
 package bench
 
 import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
+
+const (
+	// minRounds is how often each way is taken at least; -benchtime asks for more.
+	minRounds = 5
+	// cacheFolder keeps what takes long to build, from one run to the next.
+	cacheFolder = "../../build/bench"
+)
+
+// report is a file for the tables beside standard output.
+var report = flag.String("report", "", "write the tables to `file` too, such as $PWD/docs/performance.md")
+
+// BenchmarkGitsmith is all comparisons, and prints their tables at its end.
+func BenchmarkGitsmith(b *testing.B) {
+	tables := benchmarkGit(b)
+	var text bytes.Buffer
+	fmt.Fprintf(&text, "# Performance\n\nMeasured by `make bench` on %s: %s.\n\nServer, client and load share the machine. Each figure is the median of at least %d rounds in which the ways took turns.\n\n",
+		time.Now().Format(time.DateOnly), Machine(b.Context()), minRounds)
+	for _, table := range tables {
+		if err := table.Write(&text); err != nil {
+			b.Fatal(err)
+		}
+	}
+	fmt.Printf("\n%s", text.Bytes())
+	if *report == "" {
+		return
+	}
+	if err := os.WriteFile(*report, bytes.TrimSuffix(text.Bytes(), []byte("\n")), 0o644); err != nil {
+		b.Fatal(err)
+	}
+}
 
 func gitOutput(tb testing.TB, directory string, args ...string) string {
 	tb.Helper()
