@@ -1,0 +1,117 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+// policy is what decides how often and how long a job is tried.
+type policy struct {
+	attempts  int           // that count
+	maxAge    time.Duration // of a run that is put off without counting
+	tokenWait time.Duration // of a job that waits for a token
+}
+
+// attempt is how far a job's run has come.
+type attempt struct {
+	number  int       // counted ones, this one included; from 1
+	snoozes int       // uncounted ones before
+	opened  time.Time // when the run was asked for
+}
+
+// outcome is what becomes of a job after an attempt.
+type outcome struct {
+	state   job.State
+	after   time.Duration // until the next attempt; meaningless where state has ended
+	counted bool
+	kind    fault.Kind
+	detail  string // public
+}
+
+// decide is the one place that turns a failed attempt into what becomes of the job: the table of fault dispositions, bounded
+// by attempts, age, and the life of the only token there is.
+func decide(err error, j job.Job, at attempt, now time.Time, limits policy) outcome {
+	kind := fault.KindOf(err)
+	end := func(state job.State) outcome {
+		return outcome{state: state, counted: true, kind: kind, detail: fault.Public(err)}
+	}
+	again := func(after time.Duration, counted bool) outcome {
+		return outcome{state: job.Retrying, after: after, counted: counted, kind: kind, detail: fault.Public(err)}
+	}
+	switch kind.Disposition() {
+	case fault.Cancel:
+		return end(job.Canceled)
+	case fault.Requeue:
+		out := again(0, false)
+		out.state = job.Queued
+		return out
+	case fault.Expire:
+		return withoutToken(end(job.Expired), j, at, now, limits)
+	case fault.Snooze:
+		after := fault.RetryAfter(err)
+		if after == 0 {
+			after = backoff(at.snoozes+1, 3*time.Minute)
+		} else {
+			after += rand.N(after/5 + time.Second) // not all at once when the limit is over
+		}
+		if now.Add(after).After(at.opened.Add(limits.maxAge)) {
+			return end(job.Failed)
+		}
+		return whileTokenLives(again(after, false), err, j, at, now, limits)
+	case fault.Retry:
+		if at.number >= limits.attempts {
+			return end(job.Failed)
+		}
+		after := max(backoff(at.number, 5*time.Minute), fault.RetryAfter(err))
+		return whileTokenLives(again(after, true), err, j, at, now, limits)
+	}
+	return end(job.Failed) // Fail, and Restart: the worker has begun again as often as is worth it
+}
+
+// whileTokenLives puts nothing off past the expiry of the only token there is.
+func whileTokenLives(out outcome, err error, j job.Job, at attempt, now time.Time, limits policy) outcome {
+	var bounded *job.AttemptError
+	if !errors.As(err, &bounded) || bounded.RetryUntil.IsZero() || !now.Add(out.after).After(bounded.RetryUntil) {
+		return out
+	}
+	out.detail += "; the " + string(j.Actor.Kind) + " token runs out before the next attempt"
+	return withoutToken(out, j, at, now, limits)
+}
+
+// withoutToken lets a job wait for the next system token where it asked to, and ends it as expired elsewhere.
+func withoutToken(out outcome, j job.Job, at attempt, now time.Time, limits policy) outcome {
+	left := at.opened.Add(limits.tokenWait).Sub(now)
+	if j.OnExpiry == job.OnExpiryWait && j.Actor.Kind == forge.ActorSystem && left > 0 {
+		out.state, out.after, out.counted = job.Waiting, left, false
+		return out
+	}
+	out.state, out.counted = job.Expired, true
+	return out
+}
+
+// backoff doubles from two seconds up to a most, and is anything between half of that and all of it.
+func backoff(n int, most time.Duration) time.Duration {
+	full := min(2*time.Second<<min(n-1, 20), most)
+	return full/2 + rand.N(full/2)
+}
+
+// errCanceled ends the context of a job whose cancel was asked for.
+func errCanceled() error {
+	return fault.Newf(fault.Canceled, "the job was canceled while it ran; nothing was pushed")
+}
+
+// errStopping ends the context of what still runs when a server's grace time is over.
+func errStopping() error {
+	return fault.Wrapf(fault.Interrupted, context.Canceled, "the worker stopped; the job is taken up again")
+}
+
+// errTimeout ends the context of an attempt that took too long.
+func errTimeout(limit time.Duration) error {
+	return fault.Wrapf(fault.Unavailable, context.DeadlineExceeded, "the attempt took longer than %s (GITSMITH_JOB_TIMEOUT)", limit)
+}
