@@ -23,7 +23,7 @@ var report = flag.String("report", "", "write the tables to `file` too, such as 
 
 // BenchmarkGitsmith is all comparisons, and prints their tables at its end.
 func BenchmarkGitsmith(b *testing.B) {
-	tables := benchmarkGit(b)
+	tables := append(benchmarkIntake(b), benchmarkGit(b)...)
 	var text bytes.Buffer
 	fmt.Fprintf(&text, "# Performance\n\nMeasured by `make bench` on %s: %s.\n\nServer, client and load share the machine. Each figure is the median of at least %d rounds in which the ways took turns.\n\n",
 		time.Now().Format(time.DateOnly), Machine(b.Context()), minRounds)
