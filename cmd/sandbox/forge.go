@@ -1,0 +1,257 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gitsmith/gitsmith/internal/bitbucket/bitbuckettest"
+	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
+)
+
+// How Forge delivers (Forge Remote's documentation).
+const (
+	timeToAnswerUI    = 25 * time.Second
+	timeToAnswerEvent = 5 * time.Second
+	redeliveries      = 4
+	maxBody           = 5 << 20
+)
+
+// Who the sandbox's app is installed for.
+const (
+	installation = "ari:cloud:ecosystem::installation/5a9db0c0-5a9d-4b0c-8a9d-b05a9db05a9d"
+	workspaceID  = "11111111-2222-4333-8444-555555555555"
+	alice        = "712020:alice"
+)
+
+// allScopes are the scopes that deploy/forge/manifest.yml asks for.
+var allScopes = []string{
+	bitbuckettest.ScopeReadRepository, bitbuckettest.ScopeWriteRepository,
+	bitbuckettest.ScopeReadPullRequest, bitbuckettest.ScopeWritePullRequest,
+}
+
+// invocation is a call to the receiver as a developer describes it, in the body of POST /invoke. Everything has a default.
+type invocation struct {
+	Path    string            `json:"path"`    // on the receiver; required
+	Method  string            `json:"method"`  // default: POST where there is a body, else GET
+	Headers map[string]string `json:"headers"` // beside the ones that Forge sets
+	Body    json.RawMessage   `json:"body"`
+
+	// Principal is the user in session. Default: alice on paths below /v1, nobody on paths below /forge.
+	Principal *string `json:"principal"`
+	Module    struct {
+		Type string `json:"type"`
+		Key  string `json:"key"`
+	} `json:"module"`
+	Installation string `json:"installation"`
+
+	// Tokens says which OAuth tokens come along: "system", "user". Default: both with a principal, else system.
+	Tokens    []string `json:"tokens"`
+	Scopes    []string `json:"scopes"`     // of the tokens; default: all that the manifest asks for
+	TokenLife string   `json:"token_life"` // default "4h"; "-1m" makes expired ones
+	FITLife   string   `json:"fit_life"`   // default "25s"; "-1m" makes an expired one
+}
+
+// answer is what the receiver said to one delivery.
+type answer struct {
+	Status   int             `json:"status"`
+	Raw      []byte          `json:"-"` // the body as it came
+	Body     json.RawMessage `json:"body"`
+	Attempts int             `json:"attempts"`
+	TraceID  string          `json:"trace_id"`
+}
+
+// standInForge signs invocations and delivers them as Forge does.
+type standInForge struct {
+	issuer    *forgetest.Issuer
+	bitbucket *bitbuckettest.Server
+	receiver  string        // base URL
+	redeliver time.Duration // between deliveries of an event that was not taken; 60 s at Forge
+}
+
+// routes are the stand-in's own: the keys, and the door for developers.
+func (f *standInForge) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /.well-known/jwks.json", f.issuer.Handler())
+	mux.HandleFunc("POST /invoke", func(w http.ResponseWriter, r *http.Request) {
+		var call invocation
+		decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody+1<<20))
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&call); err != nil {
+			http.Error(w, "the invocation is no JSON of the form that README shows: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+		got, err := f.deliver(r.Context(), call)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(got) // a developer who went away needs no answer
+	})
+	return mux
+}
+
+// deliver sends an invocation. UI calls are sent once; what goes to /forge is sent again, up to four times, while the answer is
+// no 2xx.
+func (f *standInForge) deliver(ctx context.Context, call invocation) (answer, error) {
+	if !strings.HasPrefix(call.Path, "/") {
+		return answer{}, errors.New(`"path" must begin with a slash, such as /v1/jobs`)
+	}
+	limit, tries := timeToAnswerUI, 1
+	if strings.HasPrefix(call.Path, "/forge/") {
+		limit, tries = timeToAnswerEvent, 1+redeliveries
+	}
+	traceID := randomHex(16)
+	for attempt := 1; ; attempt++ {
+		got, err := f.send(ctx, call, traceID, limit)
+		got.Attempts = attempt
+		if err == nil && got.Status/100 == 2 || attempt == tries {
+			return got, err
+		}
+		select {
+		case <-ctx.Done():
+			return got, ctx.Err()
+		case <-time.After(f.redeliver):
+		}
+	}
+}
+
+func (f *standInForge) send(ctx context.Context, call invocation, traceID string, limit time.Duration) (answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	method := call.Method
+	if method == "" && len(call.Body) > 0 || strings.HasPrefix(call.Path, "/forge/") {
+		method = http.MethodPost
+	}
+	request, err := http.NewRequestWithContext(ctx, method, f.receiver+call.Path, bytes.NewReader(call.Body))
+	if err != nil {
+		return answer{}, err
+	}
+	if err := f.sign(call, request.Header); err != nil {
+		return answer{}, err
+	}
+	request.Header.Set("X-B3-Traceid", traceID)
+	request.Header.Set("X-B3-Spanid", randomHex(8))
+	if len(call.Body) > 0 {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	for name, value := range call.Headers {
+		request.Header.Set(name, value)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return answer{}, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody))
+	if err != nil {
+		return answer{}, err
+	}
+	shown := json.RawMessage(body)
+	if !json.Valid(body) {
+		shown = json.RawMessage(fmt.Sprintf(`"%d bytes that are no JSON"`, len(body)))
+	}
+	return answer{Status: response.StatusCode, Raw: body, Body: shown, TraceID: traceID}, nil
+}
+
+// sign sets the headers that prove the call and bring the tokens.
+func (f *standInForge) sign(call invocation, header http.Header) error {
+	fitLife, err := lifeOr(call.FITLife, 25*time.Second)
+	if err != nil {
+		return fmt.Errorf("fit_life: %w", err)
+	}
+	tokenLife, err := lifeOr(call.TokenLife, 4*time.Hour)
+	if err != nil {
+		return fmt.Errorf("token_life: %w", err)
+	}
+	principal, module := f.caller(call)
+	header.Set("Authorization", "Bearer "+f.fit(call, principal, module, fitLife))
+
+	tokens := call.Tokens
+	if tokens == nil {
+		if tokens = []string{"system"}; principal != "" {
+			tokens = append(tokens, "user")
+		}
+	}
+	scopes := call.Scopes
+	if scopes == nil {
+		scopes = allScopes
+	}
+	for _, kind := range tokens {
+		if kind != "system" && kind != "user" {
+			return fmt.Errorf(`tokens: %q is neither "system" nor "user"`, kind)
+		}
+		header.Set("X-Forge-Oauth-"+kind, f.oauthToken(scopes, time.Now().Add(tokenLife)))
+	}
+	return nil
+}
+
+// caller fills in who calls, by the path.
+func (f *standInForge) caller(call invocation) (principal string, module [2]string) {
+	module = [2]string{"bitbucket:repoMainMenuPage", "gitsmith-page"}
+	principal = alice
+	switch {
+	case strings.HasPrefix(call.Path, "/forge/schedule"):
+		principal, module = "", [2]string{"core:scheduledTrigger", "gitsmith-schedule"}
+	case strings.HasPrefix(call.Path, "/forge/"):
+		principal, module = "", [2]string{"core:trigger", "gitsmith-lifecycle"}
+	}
+	if call.Principal != nil {
+		principal = *call.Principal
+	}
+	if call.Module.Type != "" {
+		module = [2]string{call.Module.Type, call.Module.Key}
+	}
+	return principal, module
+}
+
+func lifeOr(text string, other time.Duration) (time.Duration, error) {
+	if text == "" {
+		return other, nil
+	}
+	return time.ParseDuration(text)
+}
+
+func randomHex(bytes int) string {
+	random := make([]byte, bytes)
+	_, _ = rand.Read(random) // never fails (crypto/rand)
+	return hex.EncodeToString(random)
+}
+
+// startForge serves the stand-in. Its receiver is set once that listens.
+func (s *sandbox) startForge(ctx context.Context, bitbucket *bitbuckettest.Server) error {
+	issuer, err := forgetest.NewIssuer()
+	if err != nil {
+		return err
+	}
+	s.forge = &standInForge{issuer: issuer, bitbucket: bitbucket, redeliver: time.Minute}
+	s.addresses["forge"], err = s.serve(ctx, s.forge.routes())
+	return err
+}
+
+// fit signs the invocation.
+func (f *standInForge) fit(call invocation, principal string, module [2]string, life time.Duration) string {
+	where := call.Installation
+	if where == "" {
+		where = installation
+	}
+	return f.issuer.FIT(forgetest.FITOptions{
+		Installation: where, WorkspaceID: workspaceID, Principal: principal, ModuleType: module[0], ModuleKey: module[1], Life: life,
+	})
+}
+
+// oauthToken makes a token and tells the stand-in Bitbucket what it is good for.
+func (f *standInForge) oauthToken(scopes []string, expiresAt time.Time) string {
+	token := f.issuer.OAuthToken(forgetest.OAuthOptions{Scopes: scopes, ExpiresAt: expiresAt})
+	f.bitbucket.AddToken(token, bitbuckettest.Grant{Scopes: scopes, ExpiresAt: expiresAt, Default: bitbuckettest.Write})
+	return token
+}

@@ -1,0 +1,111 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/gitsmith/gitsmith/internal/config"
+	"github.com/gitsmith/gitsmith/internal/edit"
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/ops"
+	"github.com/gitsmith/gitsmith/internal/queue"
+	"github.com/gitsmith/gitsmith/internal/receiver"
+	"github.com/gitsmith/gitsmith/internal/telemetry"
+)
+
+// API is the receiver's program.
+func API() Program {
+	return Program{
+		Name: "api", Help: config.HelpAPI,
+		OpsAddr: func(environ []string) (string, error) {
+			settings, err := config.LoadAPI(environ)
+			return settings.OpsAddr, err
+		},
+		Run: func(ctx context.Context, environ []string, log io.Writer) error {
+			return RunAPI(ctx, environ, log, nil)
+		},
+	}
+}
+
+// RunAPI serves the receiver until ctx ends, then lets answers that are under way finish. listening, which may be nil, is
+// called once both listeners are bound.
+func RunAPI(ctx context.Context, environ []string, log io.Writer, listening func(Addresses)) (err error) {
+	settings, err := config.LoadAPI(environ)
+	if err != nil {
+		return err
+	}
+	b, err := open(ctx, "api", settings.Common, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+
+	verifier, err := forge.NewVerifier(forge.VerifierConfig{
+		AppIDs: settings.AppIDs, JWKSURL: settings.JWKSURL, JWKSURLTemplate: settings.JWKSURLTemplate,
+		UnreadableLife: settings.UnreadableLife, Logger: b.logger,
+	})
+	if err != nil {
+		return err
+	}
+	private, err := b.opsListener(ctx, settings.OpsAddr,
+		map[string]func(context.Context) error{"forge_keys": func(context.Context) error { return verifier.Ready() }},
+		ops.Dashboard{User: settings.DashboardUser, Password: settings.DashboardPassword, Write: settings.DashboardWrite})
+	if err != nil {
+		return err
+	}
+	public, err := b.publicListener(ctx, settings, verifier)
+	if err != nil {
+		return errors.Join(err, private.Close())
+	}
+	if listening != nil {
+		listening(Addresses{Public: public.Addr().String(), Ops: private.Addr().String()})
+	}
+	b.logger.InfoContext(ctx, "the receiver listens", telemetry.KeyAddress, public.Addr().String(), "ops_address", private.Addr().String())
+	return serve(ctx, public.serve, private.serve, func(ctx context.Context) error { return keepWarm(ctx, verifier) })
+}
+
+func (b *base) publicListener(ctx context.Context, settings config.API, verifier *forge.Verifier) (*listener, error) {
+	jobs := queue.NewClient(b.queue)
+	b.metrics.WatchQueues(func(ctx context.Context) ([]telemetry.QueueDepth, error) {
+		depths, err := jobs.Depths(ctx)
+		converted := make([]telemetry.QueueDepth, len(depths))
+		for i, depth := range depths {
+			converted[i] = telemetry.QueueDepth(depth)
+		}
+		return converted, err
+	})
+	limits := job.DefaultLimits()
+	limits.Edit = editLimits(settings.Common)
+	handler, err := receiver.New(receiver.Config{
+		Verifier: verifier, Tokens: b.vault, Jobs: jobs, Artifacts: b.artifacts, Metrics: b.metrics, Logger: b.logger,
+		Limits: limits, MaxBody: settings.MaxBody, ScheduleModules: settings.ScheduleModules, LifecycleModules: settings.LifecycleModules,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("receiver: %w", err)
+	}
+	return bind(ctx, settings.Addr, receiver.NewServer(handler))
+}
+
+func editLimits(settings config.Common) edit.Limits {
+	limits := edit.DefaultLimits()
+	limits.Changes = settings.MaxChanges
+	return limits
+}
+
+// keepWarm fetches Forge's keys before the first invocation needs them, and again until they are there.
+func keepWarm(ctx context.Context, verifier *forge.Verifier) error {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for verifier.Warm(ctx) != nil { // the verifier logs what is wrong
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package app
+
+import (
+	"context"
+	"io"
+
+	"github.com/gitsmith/gitsmith/internal/artifact"
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/edit"
+	"github.com/gitsmith/gitsmith/internal/gitrepo"
+	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/repolock"
+	"github.com/gitsmith/gitsmith/internal/secret"
+	"github.com/gitsmith/gitsmith/internal/worker"
+)
+
+// The adapters below say gitrepo's, repolock's and artifact's words to the worker, which knows none of the three.
+
+type gitAdapter struct{ client *gitrepo.Client }
+
+func (g gitAdapter) Open(repository bitbucket.Repository, token secret.Text) worker.Remote {
+	return remoteAdapter{g.client, gitrepo.Remote{Repository: repository, Token: token}}
+}
+
+type remoteAdapter struct {
+	client *gitrepo.Client
+	remote gitrepo.Remote
+}
+
+func (r remoteAdapter) Tip(ctx context.Context, branch string) (string, bool, error) {
+	refs, err := r.client.Refs(ctx, r.remote)
+	if err != nil {
+		return "", false, err
+	}
+	commit, found := refs.Branch(branch)
+	return commit, found, nil
+}
+
+func (r remoteAdapter) Snapshot(ctx context.Context, ref string, depth int) (worker.Snapshot, error) {
+	snapshot, err := r.client.Fetch(ctx, r.remote, gitrepo.Want{Ref: ref, Depth: depth})
+	if err != nil {
+		return nil, err
+	}
+	return snapshotAdapter{snapshot}, nil
+}
+
+func (r remoteAdapter) Push(ctx context.Context, branch, old string, commit worker.Commit) error {
+	return r.client.Push(ctx, r.remote, gitrepo.PushSpec{Branch: branch, Old: old, Commit: commit.(*gitrepo.Commit)})
+}
+
+func (r remoteAdapter) FindJob(ctx context.Context, branch, jobID, since string) (string, bool, error) {
+	return r.client.FindJob(ctx, r.remote, branch, jobID, since)
+}
+
+type snapshotAdapter struct{ *gitrepo.Snapshot }
+
+func (s snapshotAdapter) Build(ctx context.Context, changes []edit.FileChange, spec worker.CommitSpec) (worker.Commit, error) {
+	return s.Snapshot.Build(ctx, changes, gitrepo.CommitSpec{
+		Message: spec.Message, AuthorName: spec.Author.Name, AuthorEmail: spec.Author.Email, Time: spec.Time, JobID: spec.JobID,
+	})
+}
+
+func (s snapshotAdapter) Archive(ctx context.Context, w io.Writer, format job.Archive, paths []string) (int, error) {
+	return s.Snapshot.Archive(ctx, w, gitrepo.ArchiveSpec{Format: format, Paths: paths})
+}
+
+type lockerAdapter struct{ *repolock.Locker }
+
+func (l lockerAdapter) Acquire(ctx context.Context, installation, repository string) (worker.Lock, error) {
+	lock, err := l.Locker.Acquire(ctx, installation, repository)
+	if err != nil {
+		return nil, err
+	}
+	return lockAdapter{lock}, nil
+}
+
+type lockAdapter struct{ *repolock.Lock }
+
+func (l lockAdapter) Intent(ctx context.Context, jobID string) (worker.Intent, bool, error) {
+	intent, found, err := l.Lock.Intent(ctx, jobID)
+	return worker.Intent(intent), found, err
+}
+
+func (l lockAdapter) SetIntent(ctx context.Context, jobID string, intent worker.Intent) error {
+	return l.Lock.SetIntent(ctx, jobID, repolock.Intent(intent))
+}
+
+type artifactAdapter struct{ *artifact.Store }
+
+func (a artifactAdapter) Put(ctx context.Context, key string, write func(io.Writer) error) (int64, string, error) {
+	written, err := a.Store.Put(ctx, key, write)
+	return written.Size, written.SHA256, err
+}

@@ -1,0 +1,171 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/config"
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/gitrepo"
+	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/ops"
+	"github.com/gitsmith/gitsmith/internal/queue"
+	"github.com/gitsmith/gitsmith/internal/telemetry"
+	"github.com/gitsmith/gitsmith/internal/worker"
+)
+
+// Worker is the worker's program.
+func Worker() Program {
+	return Program{
+		Name: "worker", Help: config.HelpWorker,
+		OpsAddr: func(environ []string) (string, error) {
+			settings, err := config.LoadWorker(environ)
+			return settings.OpsAddr, err
+		},
+		Run: func(ctx context.Context, environ []string, log io.Writer) error {
+			return RunWorker(ctx, environ, log, nil)
+		},
+	}
+}
+
+// RunWorker does jobs until ctx ends, then gives what runs its grace time and the rest back to the queue. listening, which may
+// be nil, is called once the private listener is bound.
+func RunWorker(ctx context.Context, environ []string, log io.Writer, listening func(Addresses)) (err error) {
+	settings, err := config.LoadWorker(environ)
+	if err != nil {
+		return err
+	}
+	b, err := open(ctx, "worker", settings.Common, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+
+	git, err := gitrepo.New(gitrepo.Config{
+		Base: settings.GitURL, TempDir: settings.TempDir, MemoryLimit: settings.MemoryLimit, MaxRepository: settings.MaxRepository,
+		Observe: func(t gitrepo.Transfer) { b.metrics.GitTransfer(string(t.Phase), t.Status, t.Sent, t.Received) },
+	})
+	if err != nil {
+		return fmt.Errorf("git: %w", err)
+	}
+	b.closers = append(b.closers, git.Close)
+	rest, err := bitbucket.NewClient(bitbucket.Config{Base: settings.RESTURL, Logger: b.logger})
+	if err != nil {
+		return fmt.Errorf("GITSMITH_API_URL: %w", err)
+	}
+	private, err := b.opsListener(ctx, settings.OpsAddr, map[string]func(context.Context) error{}, ops.Dashboard{})
+	if err != nil {
+		return err
+	}
+	server := queue.NewServer(b.queue, b.serverConfig(settings, b.worker(settings, git, rest)))
+	if err := server.Start(); err != nil {
+		return errors.Join(err, private.Close())
+	}
+	if listening != nil {
+		listening(Addresses{Ops: private.Addr().String()})
+	}
+	b.logger.InfoContext(ctx, "the worker takes jobs", telemetry.KeyCount, settings.Concurrency, "ops_address", private.Addr().String())
+	return serve(ctx, private.serve, b.sweepArtifacts(settings.ArtifactTTL), func(ctx context.Context) error {
+		<-ctx.Done()
+		server.Stop()
+		return nil
+	})
+}
+
+func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbucket.Client) *worker.Worker {
+	return worker.New(worker.Config{
+		Tokens: b.vault, Installs: b.vault, Locker: lockerAdapter{b.locker(settings.Retention)}, Git: gitAdapter{git},
+		Artifacts: artifactAdapter{b.artifacts}, REST: rest, Recorder: recorder{b.metrics}, Logger: b.logger,
+		Limits: editLimits(settings.Common), TokenMargin: settings.TokenMargin, ArtifactTTL: settings.ArtifactTTL, MaxRepository: settings.MaxRepository,
+		Author: job.Author{Name: settings.AuthorName, Email: settings.AuthorEmail},
+	})
+}
+
+// recorder says the worker's words to the metrics.
+type recorder struct{ metrics *telemetry.Metrics }
+
+func (r recorder) TokenLife(kind forge.ActorKind, left time.Duration) {
+	r.metrics.TokenLife(string(kind), left)
+}
+
+func (r recorder) ExpiredRejection(kind forge.ActorKind) { r.metrics.ExpiredRejection(string(kind)) }
+
+func (b *base) serverConfig(settings config.Worker, processor *worker.Worker) queue.ServerConfig {
+	return queue.ServerConfig{
+		Processor: traced{processor, b.tracing}, Concurrency: settings.Concurrency, JobTimeout: settings.JobTimeout, Grace: settings.Grace,
+		TokenWait: settings.TokenWait,
+		Started: func(_ context.Context, j job.Job, waited time.Duration) {
+			b.metrics.JobStarted(string(j.Operation()), waited)
+		},
+		Ended: b.ended,
+	}
+}
+
+// ended counts an attempt and writes its one log event.
+func (b *base) ended(ctx context.Context, j job.Job, end queue.End) {
+	kind := ""
+	if end.Err != nil {
+		kind = end.Kind.String()
+	}
+	b.metrics.JobEnded(string(j.Operation()), string(end.State), kind, end.Duration)
+	level := slog.LevelInfo
+	if end.Err != nil && end.Kind == fault.Internal {
+		level = slog.LevelError
+	}
+	attributes := []slog.Attr{
+		slog.String(telemetry.KeyJob, j.ID), slog.String(telemetry.KeyInstallation, j.Installation),
+		slog.String(telemetry.KeyOperation, string(j.Operation())), slog.String(telemetry.KeyClass, string(j.Class)),
+		slog.String(telemetry.KeyRepository, j.Repository.String()), slog.String(telemetry.KeyActor, string(j.Actor.Kind)),
+		slog.String(telemetry.KeyState, string(end.State)), slog.Int(telemetry.KeyAttempt, end.Attempt),
+		slog.Duration(telemetry.KeyDuration, end.Duration),
+	}
+	if end.Err != nil {
+		attributes = append(attributes, slog.String(telemetry.KeyKind, kind), slog.String(telemetry.KeyError, fault.Private(end.Err)))
+	}
+	if end.Next > 0 && !end.State.Ended() {
+		attributes = append(attributes, slog.Duration(telemetry.KeyRetryAfter, end.Next))
+	}
+	b.logger.LogAttrs(telemetry.WithTrace(ctx, j.Trace.TraceID, j.Trace.SpanID), level, "job attempt", attributes...)
+}
+
+// traced goes on with the caller's trace while a job is done.
+type traced struct {
+	*worker.Worker
+	tracing *telemetry.Tracing
+}
+
+func (t traced) Process(ctx context.Context, j job.Job) (job.Result, error) {
+	ctx = telemetry.WithTrace(ctx, j.Trace.TraceID, j.Trace.SpanID)
+	ctx, end := t.tracing.Start(ctx, "job "+string(j.Operation()), telemetry.SpanConsumer)
+	result, err := t.Worker.Process(ctx, j)
+	end(err)
+	return result, err
+}
+
+// sweepArtifacts removes archives whose time is over, and what crashed writers left, until ctx ends.
+func (b *base) sweepArtifacts(ttl time.Duration) func(context.Context) error {
+	return func(ctx context.Context) error {
+		tick := time.NewTicker(min(ttl, 10*time.Minute))
+		defer tick.Stop()
+		for {
+			removed, err := b.artifacts.Sweep(ctx, time.Now().Add(-ttl))
+			if err != nil && ctx.Err() == nil {
+				b.logger.WarnContext(ctx, "old archives could not be removed", telemetry.KeyError, err)
+			}
+			if removed > 0 {
+				b.logger.InfoContext(ctx, "old archives were removed", telemetry.KeyCount, removed)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+			}
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package receiver
+
+import (
+	"time"
+
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+// jobView is a job in an answer.
+type jobView struct {
+	ID            string          `json:"id"`
+	State         job.State       `json:"state"`
+	Operation     job.Operation   `json:"operation"`
+	Repository    string          `json:"repository"`
+	Actor         forge.ActorKind `json:"actor"`
+	Branch        string          `json:"branch,omitempty"`
+	Ref           string          `json:"ref,omitempty"`
+	Attempts      int             `json:"attempts"`
+	CreatedAt     time.Time       `json:"created_at"`
+	StartedAt     time.Time       `json:"started_at,omitzero"`
+	EndedAt       time.Time       `json:"ended_at,omitzero"`
+	NextAttemptAt time.Time       `json:"next_attempt_at,omitzero"`
+	Result        *resultView     `json:"result,omitempty"`
+	Failure       *job.Failure    `json:"failure,omitempty"`
+	Links         linksView       `json:"links"`
+}
+
+type resultView struct {
+	Clone *cloneView      `json:"clone,omitempty"`
+	Push  *job.PushResult `json:"push,omitempty"`
+}
+
+type cloneView struct {
+	Ref      string        `json:"ref,omitempty"`
+	Commit   string        `json:"commit"`
+	Artifact *artifactView `json:"artifact,omitempty"`
+}
+
+// artifactView is an archive without its place in the store.
+type artifactView struct {
+	Format    job.Archive `json:"format"`
+	Size      int64       `json:"size"`
+	SHA256    string      `json:"sha256"`
+	Files     int         `json:"files"`
+	ExpiresAt time.Time   `json:"expires_at"`
+	URL       string      `json:"url"`
+}
+
+type linksView struct {
+	Self     string `json:"self"`
+	Cancel   string `json:"cancel,omitempty"`
+	Retry    string `json:"retry,omitempty"`
+	Artifact string `json:"artifact,omitempty"`
+}
+
+type listView struct {
+	Jobs []jobView `json:"jobs"`
+	Next string    `json:"next,omitempty"` // cursor
+}
+
+// viewOf shows a job, with links to what can be done with it now.
+func viewOf(status job.Status) jobView {
+	self := "/v1/jobs/" + status.ID
+	view := jobView{
+		ID: status.ID, State: status.State, Operation: status.Operation, Repository: status.Repository, Actor: status.Actor,
+		Branch: status.Branch, Ref: status.Ref, Attempts: status.Attempts, CreatedAt: status.CreatedAt, StartedAt: status.StartedAt,
+		EndedAt: status.EndedAt, NextAttemptAt: status.NextAt, Failure: status.Failure, Links: linksView{Self: self},
+	}
+	switch {
+	case !status.State.Ended():
+		view.Links.Cancel = self + "/cancel"
+	case status.State != job.Succeeded:
+		view.Links.Retry = self + "/retry"
+	}
+	if status.Result == nil {
+		return view
+	}
+	view.Result = &resultView{Push: status.Result.Push}
+	if clone := status.Result.Clone; clone != nil {
+		view.Result.Clone = &cloneView{Ref: clone.Ref, Commit: clone.Commit}
+		if kept := clone.Artifact; kept != nil {
+			view.Links.Artifact = self + "/artifact"
+			view.Result.Clone.Artifact = &artifactView{
+				Format: kept.Format, Size: kept.Size, SHA256: kept.SHA256, Files: kept.Files, ExpiresAt: kept.ExpiresAt, URL: view.Links.Artifact,
+			}
+		}
+	}
+	return view
+}
+
+func listOf(page job.List) listView {
+	view := listView{Jobs: make([]jobView, len(page.Jobs)), Next: page.Next}
+	for i, status := range page.Jobs {
+		view.Jobs[i] = viewOf(status)
+	}
+	return view
+}
