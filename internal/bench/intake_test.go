@@ -228,11 +228,16 @@ func (in *intake) tasks(payload int) load {
 	client := asynq.NewClientFromRedisClient(in.redis)
 	content := make([]byte, payload)
 	_, _ = rand.Read(content) // never fails (crypto/rand)
-	return drive(in.tb, tasksARound, func(int) error {
+	const name = "bare"
+	round := drive(in.tb, tasksARound, func(int) error {
 		_, err := client.EnqueueContext(in.tb.Context(), asynq.NewTask("push", content),
-			asynq.TaskID(uuid.NewString()), asynq.Queue("bare"), asynq.Timeout(time.Hour), asynq.Retention(time.Hour))
+			asynq.TaskID(uuid.NewString()), asynq.Queue(name), asynq.Timeout(time.Hour), asynq.Retention(time.Hour))
 		return err
 	})
+	if err := asynq.NewInspectorFromRedisClient(in.redis).DeleteQueue(name, true); err != nil {
+		in.tb.Fatal(err)
+	}
+	return round
 }
 
 // benchmarkIntake is the table of the receiver beside asynq alone, if it was asked for.
@@ -245,14 +250,11 @@ func benchmarkIntake(b *testing.B) (tables []Table) {
 		round := func() {
 			receiver = append(receiver, in.requests())
 			var count int
-			if count, payload = in.queued(); count != requestsARound {
-				b.Fatalf("%d jobs are queued after %d requests", count, requestsARound)
+			if count, payload = in.queued(); count != len(receiver)*requestsARound {
+				b.Fatalf("%d jobs are queued after %d requests", count, len(receiver)*requestsARound)
 			}
 			memory = peakMemory(strconv.Itoa(in.pid))
 			bare = append(bare, in.tasks(payload))
-			if err := in.redis.FlushDB(b.Context()).Err(); err != nil {
-				b.Fatal(err)
-			}
 		}
 		for b.Loop() {
 			round()
