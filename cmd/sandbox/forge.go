@@ -151,7 +151,7 @@ func (f *standInForge) send(ctx context.Context, call invocation, traceID string
 	if err != nil {
 		return answer{}, err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }() // it was read; nothing is lost
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody))
 	if err != nil {
 		return answer{}, err

@@ -89,12 +89,12 @@ func (s *sandbox) startPrograms(ctx context.Context) error {
 	api := append([]string{
 		"GITSMITH_APP_ID=" + s.forge.issuer.AppID,
 		"GITSMITH_JWKS_URL=" + s.addresses["forge"] + "/.well-known/jwks.json",
-		"GITSMITH_ADDR=" + free("127.0.0.1:8080"), "GITSMITH_OPS_ADDR=" + free("127.0.0.1:9090"),
+		"GITSMITH_ADDR=" + free(ctx, "127.0.0.1:8080"), "GITSMITH_OPS_ADDR=" + free(ctx, "127.0.0.1:9090"),
 		"GITSMITH_DASHBOARD_USER=" + dashboardUser, "GITSMITH_DASHBOARD_PASSWORD=" + dashboardPassword,
 	}, common...)
 	worker := append([]string{
 		"GITSMITH_GIT_URL=" + s.gitURL, "GITSMITH_API_URL=" + s.gitURL,
-		"GITSMITH_OPS_ADDR=" + free("127.0.0.1:9091"),
+		"GITSMITH_OPS_ADDR=" + free(ctx, "127.0.0.1:9091"),
 		"GITSMITH_TEMP_DIR=" + filepath.Join(s.folder, "tmp"),
 	}, common...)
 
@@ -191,8 +191,8 @@ func (s *sandbox) serve(ctx context.Context, handler http.Handler) (string, erro
 }
 
 // free is the address, or a free port of the same host where somebody has it.
-func free(address string) string {
-	listener, err := net.Listen("tcp", address)
+func free(ctx context.Context, address string) string {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
 	if err != nil {
 		host, _, _ := net.SplitHostPort(address)
 		return net.JoinHostPort(host, "0")

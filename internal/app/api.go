@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/config"
@@ -64,7 +65,7 @@ func RunAPI(ctx context.Context, environ []string, log io.Writer, listening func
 	if listening != nil {
 		listening(Addresses{Public: public.Addr().String(), Ops: private.Addr().String()})
 	}
-	b.logger.InfoContext(ctx, "the receiver listens", telemetry.KeyAddress, public.Addr().String(), "ops_address", private.Addr().String())
+	b.logger.InfoContext(ctx, "the receiver listens", slog.String(telemetry.KeyAddress, public.Addr().String()), slog.String("ops_address", private.Addr().String()))
 	return serve(ctx, public.serve, private.serve, func(ctx context.Context) error { return keepWarm(ctx, verifier) })
 }
 

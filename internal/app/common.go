@@ -45,7 +45,7 @@ type base struct {
 // open makes what both programs need. What it opened before an error it closes.
 func open(ctx context.Context, service string, settings config.Common, log io.Writer) (_ *base, err error) {
 	b := &base{
-		logger:  telemetry.NewLogger(log, settings.LogLevel, settings.LogFormat).With(telemetry.KeyService, service, telemetry.KeyVersion, Version),
+		logger:  telemetry.NewLogger(log, settings.LogLevel, settings.LogFormat).With(slog.String(telemetry.KeyService, service), slog.String(telemetry.KeyVersion, Version)),
 		metrics: telemetry.NewMetrics(),
 	}
 	defer func() {
@@ -66,7 +66,7 @@ func open(ctx context.Context, service string, settings config.Common, log io.Wr
 	}
 	b.closers = append(b.closers, b.redis.Close)
 	if err := checkRedis(ctx, b.redis); err != nil {
-		b.logger.ErrorContext(ctx, "redis can lose jobs", telemetry.KeyError, err)
+		b.logger.ErrorContext(ctx, "redis can lose jobs", slog.Any(telemetry.KeyError, err))
 	}
 	if b.artifacts, err = artifact.Open(ctx, settings.ArtifactURL); err != nil {
 		return nil, fmt.Errorf("GITSMITH_ARTIFACT_URL: %w", err)

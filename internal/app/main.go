@@ -76,7 +76,7 @@ func checkReady(ctx context.Context, program Program, environ []string, stdout i
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }() // it was read; nothing is lost
 	if _, err := io.Copy(stdout, io.LimitReader(response.Body, 64<<10)); err != nil {
 		return err
 	}

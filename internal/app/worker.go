@@ -70,7 +70,7 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 	if listening != nil {
 		listening(Addresses{Ops: private.Addr().String()})
 	}
-	b.logger.InfoContext(ctx, "the worker takes jobs", telemetry.KeyCount, settings.Concurrency, "ops_address", private.Addr().String())
+	b.logger.InfoContext(ctx, "the worker takes jobs", slog.Int(telemetry.KeyCount, settings.Concurrency), slog.String("ops_address", private.Addr().String()))
 	return serve(ctx, private.serve, b.sweepArtifacts(settings.ArtifactTTL), func(ctx context.Context) error {
 		<-ctx.Done()
 		server.Stop()
@@ -156,10 +156,10 @@ func (b *base) sweepArtifacts(ttl time.Duration) func(context.Context) error {
 		for {
 			removed, err := b.artifacts.Sweep(ctx, time.Now().Add(-ttl))
 			if err != nil && ctx.Err() == nil {
-				b.logger.WarnContext(ctx, "old archives could not be removed", telemetry.KeyError, err)
+				b.logger.WarnContext(ctx, "old archives could not be removed", slog.Any(telemetry.KeyError, err))
 			}
 			if removed > 0 {
-				b.logger.InfoContext(ctx, "old archives were removed", telemetry.KeyCount, removed)
+				b.logger.InfoContext(ctx, "old archives were removed", slog.Int(telemetry.KeyCount, removed))
 			}
 			select {
 			case <-ctx.Done():

@@ -41,9 +41,9 @@ var kindNames = [...]string{
 
 // Kinds lists every kind, for tests over the tables and for the OpenAPI document.
 func Kinds() []Kind {
-	all := make([]Kind, len(kindNames))
-	for i := range all {
-		all[i] = Kind(i)
+	var all []Kind
+	for k := Internal; k <= Canceled; k++ {
+		all = append(all, k)
 	}
 	return all
 }
@@ -62,9 +62,9 @@ func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 // UnmarshalText reads a kind; a name that this version does not know is Internal, so that old code reads new records.
 func (k *Kind) UnmarshalText(text []byte) error {
 	*k = Internal
-	for i, name := range kindNames {
-		if name == string(text) {
-			*k = Kind(i)
+	for _, kind := range Kinds() {
+		if kind.String() == string(text) {
+			*k = kind
 		}
 	}
 	return nil

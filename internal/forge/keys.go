@@ -132,7 +132,7 @@ func (s *keySet) fly(ctx context.Context, flying *flight) {
 	if err == nil {
 		s.keys, s.fetched, s.unknown = keys, s.now(), map[string]time.Time{}
 	} else {
-		s.logger.WarnContext(ctx, "forge's keys could not be fetched; those that are known stay", "error", err.Error())
+		s.logger.WarnContext(ctx, "forge's keys could not be fetched; those that are known stay", slog.String("error", err.Error()))
 		flying.err = fault.Wrapf(fault.Unavailable, err, "forge's keys cannot be fetched now; try again in a few seconds")
 	}
 	s.flying = nil
@@ -157,7 +157,7 @@ func (s *keySet) fetch(ctx context.Context) (map[string]*rsa.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }() // it was read; nothing is lost
 	if response.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("status %d", response.StatusCode)
 	}

@@ -165,7 +165,7 @@ func (r *receiver) artifact(c *call) error {
 	if err != nil {
 		return err
 	}
-	defer content.Close()
+	defer func() { _ = content.Close() }() // it was read; nothing is lost
 	digest, err := hex.DecodeString(found.SHA256)
 	if err != nil {
 		return fault.Wrapf(fault.Internal, err, "the archive's digest is damaged")

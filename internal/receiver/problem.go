@@ -165,7 +165,7 @@ func level(status int) slog.Level {
 func recovered(next echo.HandlerFunc, c echo.Context) (err error) {
 	defer func() {
 		if what := recover(); what != nil {
-			if what == http.ErrAbortHandler {
+			if cause, isError := what.(error); isError && errors.Is(cause, http.ErrAbortHandler) {
 				panic(what)
 			}
 			err = fault.Wrapf(fault.Internal, fmt.Errorf("panic: %v", what), "something went wrong on our side; the log has it under this trace id")

@@ -159,7 +159,7 @@ func (r *receiver) proven(next handler) echo.HandlerFunc {
 // wake is no reason to refuse a call: waiting jobs look for themselves at the end of their wait.
 func (r *receiver) wake(ctx context.Context, installation string) {
 	if _, err := r.Jobs.Wake(ctx, installation); err != nil {
-		r.Logger.WarnContext(ctx, "waiting jobs could not be woken", keyInstallation, installation, keyError, fault.Private(err))
+		r.Logger.WarnContext(ctx, "waiting jobs could not be woken", slog.String(keyInstallation, installation), slog.String(keyError, fault.Private(err)))
 	}
 }
 

@@ -3,6 +3,7 @@ package systemtest
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -184,7 +185,7 @@ func (s *system) redisTexts(found haul) {
 		default:
 			s.t.Fatalf("nobody looks into a %s, such as %s", kind, key)
 		}
-		if err != nil && err != redis.Nil {
+		if err != nil && !errors.Is(err, redis.Nil) {
 			s.t.Fatal(err)
 		}
 		found["Redis value of "+key] = fmt.Sprint(value)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"log/slog"
 
 	"github.com/gitsmith/gitsmith/internal/job"
 )
@@ -47,6 +48,6 @@ func artifactKey(j job.Job) string {
 
 func (w *Worker) closeSnapshot(ctx context.Context, snapshot Snapshot) {
 	if err := snapshot.Close(); err != nil {
-		w.Logger.WarnContext(ctx, "temporary files of a snapshot could not be removed", "error", err)
+		w.Logger.WarnContext(ctx, "temporary files of a snapshot could not be removed", slog.Any("error", err))
 	}
 }

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
@@ -44,7 +45,7 @@ func (w *Worker) pushLocked(ctx context.Context, j job.Job, repository bitbucket
 		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()
 		if err := lock.Release(release); err != nil {
-			w.Logger.WarnContext(ctx, "a repository's lock was not given back and will run out", "repository", repository.String(), "error", err)
+			w.Logger.WarnContext(ctx, "a repository's lock was not given back and will run out", slog.String("repository", repository.String()), slog.Any("error", err))
 		}
 	}()
 	ctx = lock.Context()
