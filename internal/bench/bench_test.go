@@ -2,10 +2,10 @@ package bench
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,8 +18,10 @@ const (
 	cacheFolder = "../../build/bench"
 )
 
-// report is a file for the tables beside standard output.
-var report = flag.String("report", "", "write the tables to `file` too, such as $PWD/docs/performance.md")
+// reportVariable names a file, relative to the top folder, that gets the tables too:
+//
+//	GITSMITH_BENCH_REPORT=docs/performance.md make bench
+const reportVariable = "GITSMITH_BENCH_REPORT"
 
 // BenchmarkGitsmith is all comparisons, and prints their tables at its end.
 func BenchmarkGitsmith(b *testing.B) {
@@ -33,10 +35,14 @@ func BenchmarkGitsmith(b *testing.B) {
 		}
 	}
 	fmt.Printf("\n%s", text.Bytes())
-	if *report == "" {
+	report := os.Getenv(reportVariable)
+	if report == "" {
 		return
 	}
-	if err := os.WriteFile(*report, bytes.TrimSuffix(text.Bytes(), []byte("\n")), 0o644); err != nil {
+	if !filepath.IsAbs(report) {
+		report = filepath.Join("../..", report)
+	}
+	if err := os.WriteFile(report, bytes.TrimSuffix(text.Bytes(), []byte("\n")), 0o644); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -154,7 +154,7 @@ func benchmarkGit(b *testing.B) (tables []Table) {
 	for _, kind := range []struct{ kind, title, note string }{
 		{
 			Push, "Push: one line of one file",
-			"git: clone --depth 1, edit, commit, push. Gitsmith: the same by a worker's client that knows nothing of the repository yet.",
+			"git: clone --depth 1, edit, commit, push. Gitsmith: the same by a worker's client that knows nothing of the\nrepository yet.",
 		},
 		{
 			Archive, "Archive: tar.gz of the tip",

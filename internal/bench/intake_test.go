@@ -278,9 +278,9 @@ func intakeTable(bare, receiver []load, payload int, memory int64) Table {
 	}
 	return Table{
 		Title: fmt.Sprintf("Intake: %d at once", connections),
-		Note: fmt.Sprintf("asynq alone: its client in the load's own process, tasks of %d random bytes. Receiver: the binary, POST /v1/jobs over loopback, "+
-			"each with its own FIT (RS256, 2048 bits) and an OAuth token; the FIT is verified, the token kept, the job checked, sealed (%d bytes) and queued. "+
-			"Redis: append-only file, fsync every second.", payload, payload),
+		Note: fmt.Sprintf("asynq alone: its client in the load's own process, tasks of %d random bytes. Receiver: the binary, POST /v1/jobs over\n"+
+			"loopback, each with its own FIT (RS256, 2048 bits) and an OAuth token; the FIT is verified, the token kept, the job\n"+
+			"checked, sealed (%d bytes) and queued. Redis: append-only file, fsync every second.", payload, payload),
 		Header: []string{"way", "a second", "of asynq alone", "p50", "p99", "peak memory"},
 		Rows: [][]string{
 			row("asynq alone", bare, ""),
