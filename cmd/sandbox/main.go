@@ -30,6 +30,7 @@ func main() {
 // run starts everything, walks, serves unless told --once, and takes everything down again.
 func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	flags := flag.NewFlagSet("sandbox", flag.ContinueOnError)
+	flags.SetOutput(out)
 	once := flags.Bool("once", false, "exit after the walk; status 0 only if every step held")
 	if err := flags.Parse(args); err != nil {
 		return err

@@ -163,13 +163,16 @@ func (s *sandbox) keepLog() string {
 
 func (s *sandbox) printAddresses(out io.Writer) {
 	fmt.Fprintf(out, `
-Receiver    %s            (POST /v1/jobs and the rest; wants a FIT)
-Forge       %s            (POST /invoke sends an invocation that you describe)
-Git         %s/acme/web.git    (git clone it, with the user and password below)
-Dashboard   %s/dashboard/      (user %s, password %s)
+Receiver    %s
+            POST /v1/jobs and the rest; wants a FIT
+Forge       %s
+            POST /invoke sends an invocation that you describe
+Git         %s/acme/web.git
+Dashboard   %s/dashboard/
+            user %s, password %s
 Metrics     %s/metrics
 
-Say hello:  curl -s %s/invoke -d '{"path":"/v1/jobs","body":{"repository":{"workspace":"acme","slug":"web"},"clone":{"archive":"zip"}}}'
+Try:        curl -s %s/invoke -d '{"path":"/v1/jobs","body":{"repository":{"workspace":"acme","slug":"web"},"clone":{"archive":"zip"}}}'
 Look:       curl -s %s/invoke -d '{"path":"/v1/jobs"}'
 Clone:      git clone %s
 
