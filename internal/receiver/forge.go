@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/labstack/echo/v4"
+
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 )
@@ -13,13 +15,22 @@ import (
 // forgeTime is what an answer to Forge's own calls may take: Forge waits 5 s, and delivers again what was not answered.
 const forgeTime = 4 * time.Second
 
+// inTime ends a call of Forge's own before Forge gives it up: an answer that says to come again is worth more than none.
+func inTime(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		ctx, cancel := context.WithTimeout(c.Request().Context(), forgeTime)
+		defer cancel()
+		c.SetRequest(c.Request().WithContext(ctx))
+		_ = http.NewResponseController(c.Response()).SetReadDeadline(time.Now().Add(forgeTime)) // of the body; a reader without deadlines is a test's
+		return next(c)
+	}
+}
+
 // schedule answers POST /forge/schedule: Forge's scheduled trigger, which brings a system token. It may repeat; so may this.
-func (r *receiver) schedule(c *call) error {
+func (r *receiver) schedule(ctx context.Context, c *call) error {
 	if err := own(c, r.ScheduleModules, "GITSMITH_SCHEDULE_MODULES"); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(c.ctx, forgeTime)
-	defer cancel()
 	if _, err := r.Jobs.Wake(ctx, c.Installation()); err != nil {
 		return err
 	}
@@ -28,7 +39,7 @@ func (r *receiver) schedule(c *call) error {
 
 // lifecycle answers POST /forge/lifecycle: the app was installed or upgraded. Forge delivers it again until it is answered with
 // 2xx; doing it twice changes nothing. Event types that are not known are taken too.
-func (r *receiver) lifecycle(c *call) error {
+func (r *receiver) lifecycle(ctx context.Context, c *call) error {
 	if err := own(c, r.LifecycleModules, "GITSMITH_LIFECYCLE_MODULES"); err != nil {
 		return err
 	}
@@ -41,8 +52,6 @@ func (r *receiver) lifecycle(c *call) error {
 		return err
 	}
 	if happened.Type == forge.EventInstalled {
-		ctx, cancel := context.WithTimeout(c.ctx, forgeTime)
-		defer cancel()
 		if err := r.Tokens.MarkInstalled(ctx, c.Installation()); err != nil {
 			return err
 		}

@@ -3,8 +3,6 @@ package receiver
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -12,13 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
-	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/telemetry"
-)
-
-const (
-	keyInstallation = telemetry.KeyInstallation
-	keyError        = telemetry.KeyError
 )
 
 // problem is a refusal that HTTP itself has a status for, beside the kinds of fault.
@@ -43,8 +35,8 @@ type problemView struct {
 // unavailableWait is what callers are told to wait where nobody knows better. Forge does not document that it honours it.
 const unavailableWait = 5 * time.Second
 
-// problemOf answers with a problem, whatever went wrong: a fault, one of echo's own errors, or anything else.
-func (r *receiver) problemOf(err error, c echo.Context) {
+// answerProblem answers with a problem, whatever went wrong: a fault, one of echo's own errors, or anything else.
+func (r *receiver) answerProblem(err error, c echo.Context) {
 	if c.Response().Committed {
 		return // an archive that broke off; the connection says so
 	}
@@ -90,86 +82,4 @@ func viewOfError(err error) problemView {
 		kind = fault.NotFound
 	}
 	return problemView{Type: "urn:gitsmith:problem:" + kind.String(), Title: refused.title, Status: refused.status, Detail: refused.detail, Kind: kind.String()}
-}
-
-// event is the one log event of a request.
-type event struct {
-	installation string
-	module       forge.Module
-	job          string
-}
-
-const eventKey = "gitsmith.event"
-
-func eventOf(c echo.Context) *event {
-	if log, ok := c.Get(eventKey).(*event); ok {
-		return log
-	}
-	return new(event)
-}
-
-// observe puts the caller's trace into the context, turns a panic into an answer, and writes one log event and one count for
-// each request. Headers and bodies are never logged.
-func (r *receiver) observe(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		begun := time.Now()
-		traceID, spanID := telemetry.FromB3(c.Request().Header)
-		if traceID == "" {
-			traceID, spanID = telemetry.NewTrace()
-		}
-		ctx := telemetry.WithTrace(c.Request().Context(), traceID, spanID)
-		c.SetRequest(c.Request().WithContext(ctx))
-		log := new(event)
-		c.Set(eventKey, log)
-
-		err := recovered(next, c)
-		if err != nil {
-			c.Error(err)
-		}
-		duration, route := time.Since(begun), c.Path()
-		if route == "" {
-			route = "none"
-		}
-		r.Metrics.Request(route, c.Request().Method, c.Response().Status, duration)
-		attributes := []slog.Attr{
-			slog.String(telemetry.KeyRoute, route), slog.String(telemetry.KeyMethod, c.Request().Method),
-			slog.Int(telemetry.KeyStatus, c.Response().Status), slog.Int64(telemetry.KeyBytes, c.Response().Size),
-			slog.Duration(telemetry.KeyDuration, duration),
-		}
-		r.Logger.LogAttrs(ctx, level(c.Response().Status), "request", append(attributes, log.attributes(err)...)...)
-		return nil
-	}
-}
-
-func (e *event) attributes(err error) []slog.Attr {
-	var attributes []slog.Attr
-	for _, pair := range [][2]string{{keyInstallation, e.installation}, {telemetry.KeyModule, e.module.Type}, {telemetry.KeyJob, e.job}} {
-		if pair[1] != "" {
-			attributes = append(attributes, slog.String(pair[0], pair[1]))
-		}
-	}
-	if err != nil {
-		attributes = append(attributes, slog.String(telemetry.KeyKind, viewOfError(err).Kind), slog.String(keyError, fault.Private(err)))
-	}
-	return attributes
-}
-
-func level(status int) slog.Level {
-	if status == http.StatusInternalServerError {
-		return slog.LevelError
-	}
-	return slog.LevelInfo
-}
-
-// recovered runs a handler and turns a panic into an Internal fault; the one that net/http itself uses goes on.
-func recovered(next echo.HandlerFunc, c echo.Context) (err error) {
-	defer func() {
-		if what := recover(); what != nil {
-			if cause, isError := what.(error); isError && errors.Is(cause, http.ErrAbortHandler) {
-				panic(what)
-			}
-			err = fault.Wrapf(fault.Internal, fmt.Errorf("panic: %v", what), "something went wrong on our side; the log has it under this trace id")
-		}
-	}()
-	return next(c)
 }

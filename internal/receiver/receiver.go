@@ -6,9 +6,12 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -16,6 +19,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/telemetry"
 )
 
 // Verifier proves a call by its headers.
@@ -76,10 +80,7 @@ var openAPI []byte
 // receiver holds the handlers.
 type receiver struct{ Config }
 
-// handler is one route's work: what was asked by whom, answered by a body or a fault.
-type handler func(call *call) error
-
-// New makes the public handler.
+// New makes the public handler. It may be used concurrently.
 func New(config Config) (http.Handler, error) {
 	if config.Verifier == nil || config.Tokens == nil || config.Jobs == nil || config.Artifacts == nil || config.Metrics == nil ||
 		config.Logger == nil || config.MaxBody <= 0 {
@@ -88,15 +89,14 @@ func New(config Config) (http.Handler, error) {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	r := &receiver{config}
-	router := echo.New()
-	router.HTTPErrorHandler = r.problemOf
-	router.Use(r.observe)
-	r.routes(router)
-	return router, nil
+	return (&receiver{config}).router(), nil
 }
 
-func (r *receiver) routes(router *echo.Echo) {
+func (r *receiver) router() *echo.Echo {
+	router := echo.New()
+	router.HTTPErrorHandler = r.answerProblem
+	router.Use(r.observe)
+
 	// Public: it holds nothing that this repository does not.
 	router.GET("/openapi.yaml", func(c echo.Context) error { return c.Blob(http.StatusOK, "application/yaml", openAPI) })
 
@@ -111,55 +111,75 @@ func (r *receiver) routes(router *echo.Echo) {
 		{http.MethodPost, "/v1/jobs/:id/retry", r.retry},
 		{http.MethodGet, "/v1/jobs/:id/artifact", r.artifact},
 		{http.MethodHead, "/v1/jobs/:id/artifact", r.artifact},
-		{http.MethodPost, "/forge/schedule", r.schedule},
-		{http.MethodPost, "/forge/lifecycle", r.lifecycle},
 	} {
 		router.Add(route.method, route.path, r.proven(route.handler))
 	}
+	router.POST("/forge/schedule", inTime(r.proven(r.schedule)))
+	router.POST("/forge/lifecycle", inTime(r.proven(r.lifecycle)))
+	return router
 }
+
+// handler is one route's work: what was asked by whom, answered by a body or a fault.
+type handler func(ctx context.Context, c *call) error
 
 // call is one proven request.
 type call struct {
 	echo.Context
 	forge.Invocation
-	ctx context.Context //nolint:containedctx // it lives for one request
 	log *event
 }
 
-// proven lets a handler run for callers that Forge has signed for, after the tokens that came along are kept. A token that is
-// newer than the one known wakes the jobs that wait for it.
+// proven lets a handler run for callers that Forge has signed for, after the tokens that came along are kept. A system token
+// that is newer than the one known wakes the jobs that wait for it. The body is not read before.
 func (r *receiver) proven(next handler) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		request := c.Request()
-		request.Body = http.MaxBytesReader(c.Response(), request.Body, r.MaxBody)
-		invocation, err := r.Verifier.Verify(request.Context(), request.Header)
+		ctx, header := request.Context(), c.Response().Header()
+		header.Set("Cache-Control", "no-store")
+		header.Set("X-Content-Type-Options", "nosniff")
+		request.Body = http.MaxBytesReader(c.Response().Writer, request.Body, r.MaxBody)
+
+		invocation, err := r.Verifier.Verify(ctx, request.Header)
 		if err != nil {
-			if fault.KindOf(err) == fault.Unauthenticated {
-				r.Metrics.FITRefused("refused")
-			} else {
-				r.Metrics.FITRefused("unverified")
+			if reason := refusal(request.Header, err); reason != "" {
+				r.Metrics.FITRefused(reason)
 			}
 			return err
 		}
 		log := eventOf(c)
 		log.installation, log.module = invocation.Installation(), invocation.Module()
-		newer, err := r.Tokens.Keep(request.Context(), invocation)
+		newer, err := r.Tokens.Keep(ctx, invocation)
 		if err != nil {
-			return err
+			return fmt.Errorf("keep the tokens of the call: %w", err)
 		}
-		for _, actor := range newer {
-			if actor.Kind == forge.ActorSystem {
-				r.wake(request.Context(), invocation.Installation())
-			}
+		if slices.ContainsFunc(newer, func(actor forge.Actor) bool { return actor.Kind == forge.ActorSystem }) {
+			r.wake(ctx, invocation.Installation())
 		}
-		return next(&call{Context: c, Invocation: invocation, ctx: request.Context(), log: log})
+		return next(ctx, &call{Context: c, Invocation: invocation, log: log})
 	}
+}
+
+// refusal is why a FIT did not verify, in few words for the metrics; empty where it is not the FIT that is wrong.
+func refusal(header http.Header, err error) string {
+	switch values := header.Values("Authorization"); {
+	case fault.KindOf(err) == fault.Unavailable:
+		return "keys"
+	case fault.KindOf(err) != fault.Unauthenticated:
+		return ""
+	case len(values) == 0:
+		return "missing"
+	case len(values) > 1 || strings.Count(values[0], ".") != 2:
+		return "malformed"
+	}
+	return "refused"
 }
 
 // wake is no reason to refuse a call: waiting jobs look for themselves at the end of their wait.
 func (r *receiver) wake(ctx context.Context, installation string) {
+	ctx, cancel := context.WithTimeout(ctx, forgeTime)
+	defer cancel()
 	if _, err := r.Jobs.Wake(ctx, installation); err != nil {
-		r.Logger.WarnContext(ctx, "waiting jobs could not be woken", slog.String(keyInstallation, installation), slog.String(keyError, fault.Private(err)))
+		r.Logger.WarnContext(ctx, "waiting jobs could not be woken", slog.String(telemetry.KeyInstallation, installation), errorOf(err))
 	}
 }
 
@@ -171,16 +191,16 @@ func (c *call) body() ([]byte, error) {
 	case errors.As(err, &large):
 		return nil, fault.Newf(fault.TooLarge, "the body has more than %d bytes (GITSMITH_MAX_BODY)", large.Limit)
 	case err != nil:
-		return nil, fault.Wrapf(fault.Invalid, err, "the body did not arrive whole")
+		return nil, fault.Wrapf(fault.Invalid, err, "the body did not arrive whole in time; send it again")
 	}
 	return body, nil
 }
 
 // NewServer is a server whose times are bounded: a caller that is slow, or goes silent, holds nothing for long. The download
-// of an archive has a time of its own.
+// of an archive sets deadlines of its own. Headers beyond the bound are answered with 431 by net/http, not by a problem.
 func NewServer(handler http.Handler) *http.Server {
 	return &http.Server{
-		Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second,
+		Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute,
 		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 	}
 }

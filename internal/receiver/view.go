@@ -59,9 +59,11 @@ type listView struct {
 	Next string    `json:"next,omitempty"` // cursor
 }
 
+func pathOf(id string) string { return "/v1/jobs/" + id }
+
 // viewOf shows a job, with links to what can be done with it now.
 func viewOf(status job.Status) jobView {
-	self := "/v1/jobs/" + status.ID
+	self := pathOf(status.ID)
 	view := jobView{
 		ID: status.ID, State: status.State, Operation: status.Operation, Repository: status.Repository, Actor: status.Actor,
 		Branch: status.Branch, Ref: status.Ref, Attempts: status.Attempts, CreatedAt: status.CreatedAt, StartedAt: status.StartedAt,

@@ -1,0 +1,132 @@
+package receiver
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+// A download takes as long as it moves, up to a bound.
+const (
+	downloadTime  = time.Hour
+	downloadStall = 30 * time.Second
+)
+
+// artifact answers GET and HEAD of /v1/jobs/{id}/artifact. Through Forge an answer is bounded at 5 MB; a caller that reaches the
+// receiver directly gets any size.
+func (r *receiver) artifact(ctx context.Context, c *call) error {
+	id, err := c.jobID()
+	if err != nil {
+		return err
+	}
+	status, err := r.Jobs.Get(ctx, c.Installation(), id)
+	if err != nil {
+		return err
+	}
+	kept, err := keptBy(status, r.Now())
+	if err != nil {
+		return err
+	}
+	digest, err := hex.DecodeString(kept.SHA256)
+	if err != nil {
+		return fault.Wrapf(fault.Internal, err, "the archive's digest is damaged; submit the clone again")
+	}
+	ctx, cancel := context.WithTimeout(ctx, downloadTime)
+	defer cancel()
+	content, size, err := r.Artifacts.Get(ctx, kept.Key)
+	if err != nil {
+		return unreadable(err)
+	}
+	defer func() { _ = content.Close() }() // it was read; nothing is lost
+	if size != kept.Size {
+		return fault.Newf(fault.Internal, "the archive is not the one that the job wrote; submit the clone again")
+	}
+	header := c.Response().Header()
+	header.Set("Content-Type", mediaType(kept.Format))
+	header.Set("Content-Length", strconv.FormatInt(size, 10))
+	header.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", status.ID+"."+string(kept.Format)))
+	header.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(digest)+":") // RFC 9530
+	header.Set("ETag", `"`+kept.SHA256+`"`)
+	c.Response().WriteHeader(http.StatusOK)
+	if c.Request().Method == http.MethodHead {
+		return nil
+	}
+	_, err = io.Copy(newDownload(c.Response()), content)
+	if err != nil && !errors.Is(err, errGone) {
+		return unreadable(err)
+	}
+	return err
+}
+
+// keptBy is the archive of a job, or a fault that says why there is none.
+func keptBy(status job.Status, now time.Time) (*job.Artifact, error) {
+	switch {
+	case !status.State.Ended():
+		return nil, fault.Newf(fault.Conflict, "the job is %s; ask again when it has succeeded", status.State)
+	case status.Result == nil || status.Result.Clone == nil || status.Result.Clone.Artifact == nil:
+		return nil, fault.Newf(fault.NotFound, "the job has no archive: only a clone that succeeded, with an archive other than none, has one")
+	}
+	kept := status.Result.Clone.Artifact
+	if !now.Before(kept.ExpiresAt) {
+		return nil, fault.Newf(fault.NotFound, "the archive was kept until %s (GITSMITH_ARTIFACT_TTL); submit the clone again", kept.ExpiresAt.UTC().Format(time.RFC3339))
+	}
+	return kept, nil
+}
+
+// unreadable hides the artifact's key, which the store's text may name.
+func unreadable(err error) error {
+	kind := fault.KindOf(err)
+	if kind == fault.NotFound {
+		return fault.Wrapf(kind, err, "the archive is gone from the store before its time; submit the clone again")
+	}
+	return fault.Wrapf(kind, err, "the archive cannot be read now; try again")
+}
+
+var errGone = fault.Newf(fault.Canceled, "the caller did not take the archive to its end")
+
+// download writes an archive to a caller. The server's times are meant for small answers: it moves the deadline with each
+// write, so that only a caller that stands still, or takes for ever, is cut off.
+type download struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	end     time.Time
+}
+
+func newDownload(w http.ResponseWriter) *download {
+	d := &download{w, http.NewResponseController(w), time.Now().Add(downloadTime)}
+	// The server listens for the caller's going away while it answers; its deadline for reading would be taken for that.
+	_ = d.control.SetReadDeadline(d.end) // a writer without deadlines needs none
+	return d
+}
+
+func (d *download) Write(p []byte) (int, error) {
+	deadline := time.Now().Add(downloadStall)
+	if d.end.Before(deadline) {
+		deadline = d.end
+	}
+	_ = d.control.SetWriteDeadline(deadline)
+	n, err := d.ResponseWriter.Write(p)
+	if err != nil {
+		return n, fmt.Errorf("%w: %w", errGone, err)
+	}
+	return n, nil
+}
+
+func mediaType(format job.Archive) string {
+	switch format {
+	case job.ArchiveTarGz:
+		return "application/gzip"
+	case job.ArchiveZip:
+		return "application/zip"
+	}
+	return "application/octet-stream"
+}
