@@ -3,7 +3,9 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
@@ -61,12 +63,12 @@ func decide(err error, j job.Job, at attempt, now time.Time, limits policy) outc
 			after += rand.N(after/5 + time.Second) // not all at once when the limit is over
 		}
 		if now.Add(after).After(at.opened.Add(limits.maxAge)) {
-			return end(job.Failed)
+			return givenUp(end(job.Failed), "given up after %s; try later", limits.maxAge)
 		}
 		return whileTokenLives(again(after, false), err, j, at, now, limits)
 	case fault.Retry:
 		if at.number >= limits.attempts {
-			return end(job.Failed)
+			return givenUp(end(job.Failed), "given up after %d attempts; try later", limits.attempts)
 		}
 		after := max(backoff(at.number, 5*time.Minute), fault.RetryAfter(err))
 		return whileTokenLives(again(after, true), err, j, at, now, limits)
@@ -80,15 +82,28 @@ func whileTokenLives(out outcome, err error, j job.Job, at attempt, now time.Tim
 	if !errors.As(err, &bounded) || bounded.RetryUntil.IsZero() || !now.Add(out.after).After(bounded.RetryUntil) {
 		return out
 	}
-	out.detail += "; the " + string(j.Actor.Kind) + " token runs out before the next attempt"
-	return withoutToken(out, j, at, now, limits)
+	return withoutToken(givenUp(out, "the %s token runs out before the next attempt; call again with a new one", j.Actor.Kind), j, at, now, limits)
 }
+
+// givenUp adds to the detail why there is no further attempt, within the bound of public texts.
+func givenUp(out outcome, format string, args ...any) outcome {
+	const reserve = 100 // bytes for the reason, which must not be what is cut off
+	reason, detail := fmt.Sprintf(format, args...), out.detail
+	if len(detail) > fault.MaxPublic-reserve {
+		detail = strings.ToValidUTF8(detail[:fault.MaxPublic-reserve], "") + "…"
+	}
+	out.detail = fault.Newf(out.kind, "%s; %s", detail, reason).Public
+	return out
+}
+
+// waitLook is how often a waiting job looks for a token by itself, should the wake that a token brings have been lost.
+const waitLook = 5 * time.Minute
 
 // withoutToken lets a job wait for the next system token where it asked to, and ends it as expired elsewhere.
 func withoutToken(out outcome, j job.Job, at attempt, now time.Time, limits policy) outcome {
 	left := at.opened.Add(limits.tokenWait).Sub(now)
 	if j.OnExpiry == job.OnExpiryWait && j.Actor.Kind == forge.ActorSystem && left > 0 {
-		out.state, out.after, out.counted = job.Waiting, left, false
+		out.state, out.after, out.counted = job.Waiting, min(left, waitLook), false
 		return out
 	}
 	out.state, out.counted = job.Expired, true
@@ -103,7 +118,7 @@ func backoff(n int, most time.Duration) time.Duration {
 
 // errCanceled ends the context of a job whose cancel was asked for.
 func errCanceled() error {
-	return fault.Newf(fault.Canceled, "the job was canceled while it ran; nothing was pushed")
+	return fault.Newf(fault.Canceled, "the job was canceled while it ran; what it had pushed by then stays")
 }
 
 // errStopping ends the context of what still runs when a server's grace time is over.

@@ -7,11 +7,13 @@
 //
 // All keys of an installation carry it as hash tag, so that each script touches one slot of a Redis Cluster:
 //
-//	gitsmith:{<installation>}:job:<id>   hash: the record
-//	gitsmith:{<installation>}:jobs       sorted set: ids by creation time
-//	gitsmith:{<installation>}:waiting    sorted set: ids that wait for a token, by creation time
-//	gitsmith:quarantine                  list: tasks that nobody can decode, the newest hundred
-//	gitsmith:cancel                      channel: jobs that are to stop
+//	gitsmith:{<installation>}:job:<id>      hash: the record
+//	gitsmith:{<installation>}:payload:<id>  string: what a job was that ended without success, sealed as in its task; for a retry
+//	gitsmith:{<installation>}:jobs          sorted set: ids by creation time
+//	gitsmith:{<installation>}:waiting       sorted set: ids that wait for a token, by creation time
+//	gitsmith:{<installation>}:wakes         number: how often waiting jobs were woken
+//	gitsmith:quarantine                     list: tasks that nobody can decode, the newest hundred
+//	gitsmith:cancel                         channel: jobs that are to stop
 package queue
 
 import (
@@ -54,6 +56,7 @@ const (
 	taskRetention  = time.Hour           // of a succeeded task in asynq, for the dashboard
 	maxTaskRetries = 10_000              // asynq's own bound; the record's attempts are ours
 	taskTimeout    = 24 * time.Hour      // asynq's own bound; an attempt's is the server's
+	wakesLife      = 24 * time.Hour      // far longer than an attempt, which is all that looks at it
 )
 
 // classes are the queues with their share of the work, most urgent first.
@@ -65,6 +68,9 @@ func prefix(installation string) string        { return "gitsmith:{" + installat
 func recordKey(installation, id string) string { return prefix(installation) + "job:" + id }
 func indexKey(installation string) string      { return prefix(installation) + "jobs" }
 func waitingKey(installation string) string    { return prefix(installation) + "waiting" }
+func wakesKey(installation string) string      { return prefix(installation) + "wakes" }
+
+func payloadKey(installation, id string) string { return prefix(installation) + "payload:" + id }
 
 const (
 	quarantineKey = "gitsmith:quarantine"

@@ -1,0 +1,232 @@
+package queue_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/edit"
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/queue"
+	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
+	"github.com/gitsmith/gitsmith/internal/secret"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const installation = "ari:cloud:ecosystem::installation/1"
+
+// onBoth runs a test against a real redis-server and against the sandbox's.
+func onBoth(t *testing.T, test func(t *testing.T, b *bundle)) {
+	t.Helper()
+	t.Parallel()
+	t.Run("redis-server", func(t *testing.T) {
+		t.Parallel()
+		test(t, newBundle(t, queuetest.Start(t).Client()))
+	})
+	t.Run("miniredis", func(t *testing.T) {
+		t.Parallel()
+		server := miniredis.RunT(t)
+		server.ClockTTL(true)
+		client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+		t.Cleanup(func() { _ = client.Close() })
+		test(t, newBundle(t, client))
+	})
+}
+
+// onReal runs a test against a real redis-server alone.
+func onReal(t *testing.T) *bundle {
+	t.Helper()
+	t.Parallel()
+	return newBundle(t, queuetest.Start(t).Client())
+}
+
+// bundle is what a test of the queue has.
+type bundle struct {
+	t         *testing.T
+	options   queue.Options
+	redis     redis.UniversalClient
+	client    *queue.Client
+	inspector *asynq.Inspector
+	log       *lockedBuffer
+}
+
+func newBundle(t *testing.T, client redis.UniversalClient) *bundle {
+	t.Helper()
+	b := &bundle{t: t, redis: client, log: new(lockedBuffer)}
+	b.options = queue.Options{
+		Redis: client, Keyring: ring(t, 1), Logger: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	b.client = queue.NewClient(b.options)
+	b.inspector = asynq.NewInspectorFromRedisClient(client)
+	return b
+}
+
+func ring(t *testing.T, fill byte) *secret.Keyring {
+	t.Helper()
+	ring, err := secret.ParseKeyring("a:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{fill}, secret.KeySize)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ring
+}
+
+// aJob is a push by the system, interactive.
+func aJob(id string) job.Job {
+	return job.Job{
+		ID: id, Installation: installation, Actor: forge.Actor{Kind: forge.ActorSystem}, Class: job.ClassInteractive, Digest: "digest",
+		Repository: bitbucket.Repository{Workspace: "acme", Slug: "web"}, CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
+		Trace: job.Trace{TraceID: "80f198ee56343ba864fe8b2a57d3eff7", SpanID: "e457b5a2e4d86bd1"},
+		Push: &job.Push{
+			Branch: "main", Message: "Change a file",
+			Changes: []edit.Change{{Put: &edit.Put{Path: "a.txt", Content: "content"}}},
+		},
+	}
+}
+
+func (b *bundle) enqueue(jobs ...job.Job) {
+	b.t.Helper()
+	for _, j := range jobs {
+		if _, _, err := b.client.Enqueue(b.t.Context(), j); err != nil {
+			b.t.Fatalf("enqueue %s: %v", j.ID, err)
+		}
+	}
+}
+
+// processor is a Processor made of a function.
+type processor func(ctx context.Context, j job.Job) (job.Result, error)
+
+func (p processor) Process(ctx context.Context, j job.Job) (job.Result, error) { return p(ctx, j) }
+
+func succeed(context.Context, job.Job) (job.Result, error) {
+	return job.Result{Push: &job.PushResult{Branch: "main", Commit: "c0ffee"}}, nil
+}
+
+// serve starts a server and stops it at the end of the test.
+func (b *bundle) serve(config queue.ServerConfig, process processor) *queue.Server {
+	b.t.Helper()
+	return b.serveWith(b.options, config, process)
+}
+
+func (b *bundle) serveWith(options queue.Options, config queue.ServerConfig, process processor) *queue.Server {
+	b.t.Helper()
+	config.Processor = process
+	server := queue.NewServer(options, config)
+	if err := server.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(server.Stop)
+	return server
+}
+
+// await polls until the job is as wanted.
+func (b *bundle) await(id string, wanted job.State) job.Status {
+	b.t.Helper()
+	var status job.Status
+	eventually(b.t, func() error {
+		var err error
+		status, err = b.client.Get(b.t.Context(), installation, id)
+		if err == nil && status.State != wanted {
+			err = fmt.Errorf("job %s is %s (%+v), want %s", id, status.State, status.Failure, wanted)
+		}
+		return err
+	})
+	return status
+}
+
+// hurry runs a job's task now that was put off.
+func (b *bundle) hurry(task string) {
+	b.t.Helper()
+	eventually(b.t, func() error { return b.inspector.RunTask("interactive", task) })
+}
+
+// taskState polls until asynq has the task in the state.
+func (b *bundle) taskState(task string, wanted asynq.TaskState) *asynq.TaskInfo {
+	b.t.Helper()
+	var info *asynq.TaskInfo
+	eventually(b.t, func() error {
+		var err error
+		info, err = b.inspector.GetTaskInfo("interactive", task)
+		if err == nil && info.State != wanted {
+			err = fmt.Errorf("task %s is %s, want %s", task, info.State, wanted)
+		}
+		return err
+	})
+	return info
+}
+
+func (b *bundle) field(id, field string) string {
+	b.t.Helper()
+	value, err := b.redis.HGet(b.t.Context(), recordKey(id), field).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		b.t.Fatal(err)
+	}
+	return value
+}
+
+func recordKey(id string) string { return "gitsmith:{" + installation + "}:job:" + id }
+
+func payloadKey(id string) string { return "gitsmith:{" + installation + "}:payload:" + id }
+
+// eventually polls until try returns nil.
+func eventually(t *testing.T, try func() error) {
+	t.Helper()
+	const patience = 30 * time.Second
+	deadline := time.After(patience)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("still after %s: %v", patience, err)
+		}
+	}
+}
+
+// receive waits for a signal.
+func receive[T any](t *testing.T, from <-chan T) T {
+	t.Helper()
+	select {
+	case value := <-from:
+		return value
+	case <-time.After(30 * time.Second):
+		t.Fatal("the signal did not come")
+		panic("unreachable")
+	}
+}
+
+// lockedBuffer is a log that may be read while it is written.
+type lockedBuffer struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buffer.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buffer.String()
+}

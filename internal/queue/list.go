@@ -1,0 +1,130 @@
+package queue
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+const (
+	pageSize  = 20
+	maxPage   = 100
+	maxLooked = 2_000 // records that one call reads to find a state
+)
+
+// List is a page of an installation's jobs, newest first. With a state, a page can be short though more follow: Next says so.
+func (c *Client) List(ctx context.Context, installation string, options job.ListOptions) (job.List, error) {
+	limit := options.Limit
+	if limit <= 0 {
+		limit = pageSize
+	}
+	limit = min(limit, maxPage)
+	at, err := parseCursor(options.Cursor)
+	if err != nil {
+		return job.List{}, err
+	}
+	var page job.List
+	for looked := 0; looked < maxLooked; {
+		members, err := c.following(ctx, installation, at)
+		if err != nil || len(members) == 0 {
+			return page, err
+		}
+		records, err := c.readAll(ctx, installation, members)
+		if err != nil {
+			return job.List{}, err
+		}
+		for i, member := range members {
+			looked++
+			at = cursor{int64(member.Score), member.Member.(string)}
+			if len(records[i]) > 0 && (options.State == "" || records[i]["state"] == string(options.State)) {
+				page.Jobs = append(page.Jobs, records[i].status())
+			}
+			if len(page.Jobs) == limit && i+1 < len(members) {
+				page.Next = at.String()
+				return page, nil
+			}
+		}
+		if len(page.Jobs) >= limit {
+			break
+		}
+	}
+	more, err := c.following(ctx, installation, at)
+	if err == nil && len(more) > 0 {
+		page.Next = at.String()
+	}
+	return page, err
+}
+
+// cursor is the job that a page ended with: its creation in Unix milliseconds and its id. The zero cursor is before the first.
+type cursor struct {
+	created int64
+	id      string
+}
+
+// String is the cursor as List.Next spells it.
+func (c cursor) String() string { return strconv.FormatInt(c.created, 10) + "_" + c.id }
+
+func parseCursor(text string) (cursor, error) {
+	if text == "" {
+		return cursor{}, nil
+	}
+	created, id, found := strings.Cut(text, "_")
+	number, err := strconv.ParseInt(created, 10, 64)
+	if err != nil || !found || id == "" {
+		return cursor{}, fault.Newf(fault.Invalid, "cursor: %.80q is none; take it from the page before, or leave it out", text)
+	}
+	return cursor{number, id}, nil
+}
+
+// following are the next ids of the index. Jobs of one millisecond are ordered by id, descending, and there may be more of them
+// than are read at once: a batch makes thousands.
+func (c *Client) following(ctx context.Context, installation string, at cursor) ([]redis.Z, error) {
+	from := "+inf"
+	if at.id != "" {
+		from = strconv.FormatInt(at.created, 10)
+	}
+	for offset := int64(0); ; offset += maxPage {
+		members, err := c.Redis.ZRangeArgsWithScores(ctx, redis.ZRangeArgs{
+			Key: indexKey(installation), Start: from, Stop: "-inf", ByScore: true, Rev: true, Offset: offset, Count: maxPage,
+		}).Result()
+		if err != nil {
+			return nil, unavailable(err, "list jobs")
+		}
+		read := len(members)
+		for len(members) > 0 && at.id != "" && int64(members[0].Score) == at.created && members[0].Member.(string) >= at.id {
+			members = members[1:]
+		}
+		if len(members) > 0 || read < maxPage {
+			return members, nil
+		}
+	}
+}
+
+// readAll reads records in one round trip, and forgets the ids of those that are gone.
+func (c *Client) readAll(ctx context.Context, installation string, members []redis.Z) ([]record, error) {
+	pipeline := c.Redis.Pipeline()
+	answers := make([]*redis.MapStringStringCmd, len(members))
+	for i, member := range members {
+		answers[i] = pipeline.HGetAll(ctx, recordKey(installation, member.Member.(string)))
+	}
+	if _, err := pipeline.Exec(ctx); err != nil {
+		return nil, unavailable(err, "list jobs")
+	}
+	records := make([]record, len(members))
+	var gone []any
+	for i, answer := range answers {
+		records[i] = answer.Val()
+		if len(records[i]) == 0 {
+			gone = append(gone, members[i].Member)
+		}
+	}
+	if len(gone) > 0 {
+		c.Redis.ZRem(ctx, indexKey(installation), gone...) // the page is right without it
+	}
+	return records, nil
+}
