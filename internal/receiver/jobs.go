@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -51,6 +52,9 @@ func (r *receiver) asked(ctx context.Context, c *call) (job.Job, error) {
 	body, err := c.body()
 	if err != nil {
 		return job.Job{}, err
+	}
+	if !utf8.Valid(body) { // a decoder would put U+FFFD in silence, into somebody's file
+		return job.Job{}, fault.Newf(fault.Invalid, `the body is not UTF-8; give other bytes as base64, with "encoding": "base64"`)
 	}
 	request, err := job.ParseRequest(body, r.Limits)
 	if err != nil {

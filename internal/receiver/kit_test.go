@@ -1,0 +1,442 @@
+package receiver
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
+	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/secret"
+	"github.com/gitsmith/gitsmith/internal/telemetry"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	ada   = "557058:ada"
+	other = "ari:cloud:ecosystem::installation/99999999-5555-4666-8777-888888888888"
+
+	pushBody  = `{"repository": {"workspace": "acme", "slug": "web"}, "push": {"branch": "main", "message": "m", "changes": [{"put": {"path": "a", "content": "b"}}]}}`
+	cloneBody = `{"repository": {"workspace": "acme", "slug": "web"}, "clone": {"ref": "refs/heads/main"}}`
+)
+
+// house is a receiver with a real verifier and small stand-ins for what lies behind it. Whatever goes in and out through do is
+// held against the OpenAPI document.
+type house struct {
+	*forgetest.Running
+	http.Handler
+	config    Config
+	tokens    *memoryTokens
+	jobs      *memoryJobs
+	artifacts *memoryArtifacts
+	counts    *counts
+	log       *lockedBuffer
+	document  *document
+}
+
+func newHouse(tb testing.TB) *house {
+	tb.Helper()
+	h := &house{
+		Running: forgetest.Start(tb), tokens: &memoryTokens{kept: map[string]forge.OAuthToken{}}, jobs: &memoryJobs{},
+		artifacts: &memoryArtifacts{kept: map[string]string{}}, counts: &counts{}, log: &lockedBuffer{}, document: loadDocument(tb),
+	}
+	h.config = Config{
+		Verifier: h.Verifier, Tokens: h.tokens, Jobs: h.jobs, Artifacts: h.artifacts, Metrics: h.counts,
+		Logger: telemetry.NewLogger(h.log, "debug", "json"), Limits: job.DefaultLimits(), MaxBody: 5_000_000,
+		ScheduleModules: []string{"core:scheduledTrigger"}, LifecycleModules: []string{"core:trigger/lifecycle"},
+	}
+	h.Handler = h.build(tb, func(*Config) {})
+	return h
+}
+
+// build is a handler like the house's with another configuration.
+func (h *house) build(tb testing.TB, change func(*Config)) http.Handler {
+	tb.Helper()
+	config := h.config
+	change(&config)
+	handler, err := New(config)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return handler
+}
+
+// user is a page's invocation by Ada with her token, and system one without a user with the system's.
+func (h *house) user() http.Header {
+	return h.Header(forgetest.FITOptions{Principal: ada}, forgetest.Tokens{User: h.token()})
+}
+
+func (h *house) system() http.Header {
+	return h.Header(forgetest.FITOptions{}, forgetest.Tokens{System: h.token()})
+}
+
+func (h *house) foreign() http.Header {
+	return h.Header(forgetest.FITOptions{Installation: other, Principal: ada}, forgetest.Tokens{User: h.token(), System: h.token()})
+}
+
+func (h *house) token() string {
+	return h.OAuthToken(forgetest.OAuthOptions{ExpiresAt: time.Now().Add(time.Hour)})
+}
+
+// with is header with further fields: name, value, name, value.
+func with(header http.Header, fields ...string) http.Header {
+	header = header.Clone()
+	for i := 0; i < len(fields); i += 2 {
+		header.Set(fields[i], fields[i+1])
+	}
+	return header
+}
+
+type reply struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+// do sends a request and checks it and its answer against the document.
+func (h *house) do(tb testing.TB, method, target string, header http.Header, body string) reply {
+	tb.Helper()
+	return h.to(tb, h.Handler, method, target, header, body)
+}
+
+func (h *house) to(tb testing.TB, handler http.Handler, method, target string, header http.Header, body string) reply {
+	tb.Helper()
+	request := httptest.NewRequestWithContext(tb.Context(), method, target, strings.NewReader(body))
+	request.Header = header.Clone()
+	if body != "" && header.Get("Content-Type") == "" {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	recorder := httptest.NewRecorder()
+	handler.ServeHTTP(recorder, request)
+	answer := reply{recorder.Code, recorder.Header(), recorder.Body.Bytes()}
+	h.document.check(tb, request, body, answer)
+	return answer
+}
+
+// submit queues a job and returns it.
+func (h *house) submit(tb testing.TB, header http.Header, body string) jobView {
+	tb.Helper()
+	answer := h.do(tb, http.MethodPost, "/v1/jobs", header, body)
+	if answer.Status != http.StatusAccepted {
+		tb.Fatalf("status %d: %s", answer.Status, answer.Body)
+	}
+	return decode[jobView](tb, answer)
+}
+
+func decode[T any](tb testing.TB, answer reply) T {
+	tb.Helper()
+	var into T
+	if err := json.Unmarshal(answer.Body, &into); err != nil {
+		tb.Fatalf("%v in %s", err, answer.Body)
+	}
+	return into
+}
+
+// refused checks that an answer is a problem of a kind which says all of the texts.
+func refused(tb testing.TB, answer reply, status int, kind fault.Kind, says ...string) {
+	tb.Helper()
+	found := decode[problemView](tb, answer)
+	if answer.Status != status || found.Status != status || found.Kind != kind.String() || found.Type != "urn:gitsmith:problem:"+kind.String() {
+		tb.Errorf("status %d, problem %+v; want %d and kind %v", answer.Status, found, status, kind)
+	}
+	for _, text := range says {
+		if !strings.Contains(found.Detail, text) {
+			tb.Errorf("%q does not say %q", found.Detail, text)
+		}
+	}
+}
+
+// lockedBuffer is a log that may be read while it is written.
+type lockedBuffer struct {
+	mutex  sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	return b.buffer.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	return b.buffer.String()
+}
+
+// events are the log's lines.
+func (b *lockedBuffer) events(tb testing.TB) []map[string]any {
+	tb.Helper()
+	var events []map[string]any
+	for line := range strings.Lines(b.String()) {
+		var event map[string]any
+		if err := json.Unmarshal([]byte(line), &event); err != nil {
+			tb.Fatal(err)
+		}
+		events = append(events, event)
+	}
+	return events
+}
+
+// memoryTokens is a vault. fail, where it is set, is what every call returns.
+type memoryTokens struct {
+	mutex     sync.Mutex
+	kept      map[string]forge.OAuthToken
+	installed []string
+	fail      error
+}
+
+func (m *memoryTokens) Keep(_ context.Context, invocation forge.Invocation) ([]forge.Actor, error) {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	var newer []forge.Actor
+	for _, kind := range []forge.ActorKind{forge.ActorSystem, forge.ActorUser} {
+		token, key := invocation.Token(kind), fmt.Sprint(invocation.Installation(), invocation.Actor(kind))
+		if !token.IsZero() && !token.Text.Equal(m.kept[key].Text) {
+			m.kept[key] = token
+			newer = append(newer, invocation.Actor(kind))
+		}
+	}
+	return newer, m.fail
+}
+
+func (m *memoryTokens) Take(_ context.Context, installation string, actor forge.Actor) (forge.OAuthToken, error) {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	token, found := m.kept[fmt.Sprint(installation, actor)]
+	if !found {
+		return token, fault.Newf(fault.Expired, "there is no token")
+	}
+	return token, m.fail
+}
+
+func (m *memoryTokens) MarkInstalled(_ context.Context, installation string) error {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	m.installed = append(m.installed, installation)
+	return m.fail
+}
+
+// memoryJobs is a queue that nobody works on. meddle, where it is set, is called first and its error returned.
+type memoryJobs struct {
+	mutex  sync.Mutex
+	jobs   []job.Job // newest last
+	status map[string]job.Status
+	actors []forge.Actor // of retries
+	woken  []string
+	meddle func(ctx context.Context) error
+}
+
+func (m *memoryJobs) enter(ctx context.Context) (leave func(), err error) {
+	if m.meddle != nil {
+		if err := m.meddle(ctx); err != nil {
+			return func() {}, err
+		}
+	}
+	m.mutex.Lock()
+	return m.mutex.Unlock, nil
+}
+
+func (m *memoryJobs) Enqueue(ctx context.Context, j job.Job) (job.Status, bool, error) {
+	leave, err := m.enter(ctx)
+	defer leave()
+	if err != nil {
+		return job.Status{}, false, err
+	}
+	if i := slices.IndexFunc(m.jobs, func(there job.Job) bool { return there.ID == j.ID }); i >= 0 {
+		if m.jobs[i].Digest != j.Digest {
+			return job.Status{}, false, fault.Newf(fault.Conflict, "this Idempotency-Key was used for another request")
+		}
+		return m.status[j.ID], false, nil
+	}
+	meta := j.MetaOf()
+	status := job.Status{
+		ID: j.ID, State: job.Queued, Operation: meta.Operation, Repository: j.Repository.String(), Actor: j.Actor.Kind,
+		Branch: meta.Branch, Ref: meta.Ref, CreatedAt: j.CreatedAt,
+	}
+	m.jobs = append(m.jobs, j)
+	if m.status == nil {
+		m.status = map[string]job.Status{}
+	}
+	m.status[j.ID] = status
+	return status, true, nil
+}
+
+func (m *memoryJobs) find(installation, id string) (job.Status, error) {
+	for _, j := range m.jobs {
+		if j.ID == id && j.Installation == installation {
+			return m.status[id], nil
+		}
+	}
+	return job.Status{}, fault.Newf(fault.NotFound, "there is no job %q", id)
+}
+
+func (m *memoryJobs) Get(ctx context.Context, installation, id string) (job.Status, error) {
+	leave, err := m.enter(ctx)
+	defer leave()
+	if err != nil {
+		return job.Status{}, err
+	}
+	return m.find(installation, id)
+}
+
+func (m *memoryJobs) List(ctx context.Context, installation string, options job.ListOptions) (job.List, error) {
+	leave, err := m.enter(ctx)
+	defer leave()
+	if err != nil {
+		return job.List{}, err
+	}
+	skip, err := strconv.Atoi("0" + options.Cursor)
+	if err != nil {
+		return job.List{}, fault.Newf(fault.Invalid, "cursor: %.80q is none", options.Cursor)
+	}
+	var page job.List
+	for i, j := range slices.Backward(m.jobs) {
+		status := m.status[j.ID]
+		if at := len(m.jobs) - 1 - i; at < skip || j.Installation != installation || options.State != "" && status.State != options.State {
+			continue
+		}
+		if options.Limit > 0 && len(page.Jobs) == options.Limit {
+			page.Next = strconv.Itoa(len(m.jobs) - 1 - i)
+			break
+		}
+		page.Jobs = append(page.Jobs, status)
+	}
+	return page, nil
+}
+
+func (m *memoryJobs) Cancel(ctx context.Context, installation, id string) (job.Status, error) {
+	leave, err := m.enter(ctx)
+	defer leave()
+	if err != nil {
+		return job.Status{}, err
+	}
+	status, err := m.find(installation, id)
+	if err == nil && status.State.Ended() {
+		err = fault.Newf(fault.Conflict, "the job has ended already, as %s", status.State)
+	}
+	if err != nil {
+		return job.Status{}, err
+	}
+	status.State, status.EndedAt = job.Canceled, time.Now()
+	status.Failure = &job.Failure{Kind: fault.Canceled, Detail: "the job was canceled before it ran"}
+	m.status[id] = status
+	return status, nil
+}
+
+func (m *memoryJobs) Retry(ctx context.Context, installation, id string, actor forge.Actor) (job.Status, error) {
+	leave, err := m.enter(ctx)
+	defer leave()
+	if err != nil {
+		return job.Status{}, err
+	}
+	status, err := m.find(installation, id)
+	if err == nil && !status.State.Ended() {
+		err = fault.Newf(fault.Conflict, "the job is %s; only one that has ended can be retried", status.State)
+	}
+	if err != nil {
+		return job.Status{}, err
+	}
+	status.State, status.EndedAt, status.Failure = job.Queued, time.Time{}, nil
+	m.status[id] = status
+	m.actors = append(m.actors, actor)
+	return status, nil
+}
+
+func (m *memoryJobs) Wake(ctx context.Context, installation string) (int, error) {
+	leave, err := m.enter(ctx)
+	defer leave()
+	if err != nil {
+		return 0, err
+	}
+	m.woken = append(m.woken, installation)
+	return 0, nil
+}
+
+// set changes a job's status.
+func (m *memoryJobs) set(id string, change func(*job.Status)) {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	status := m.status[id]
+	change(&status)
+	m.status[id] = status
+}
+
+// queued are the jobs that were taken.
+func (m *memoryJobs) queued() []job.Job {
+	m.mutex.Lock()
+	defer m.mutex.Unlock()
+	return slices.Clone(m.jobs)
+}
+
+// memoryArtifacts is a store. open, where it is set, is what Get calls.
+type memoryArtifacts struct {
+	kept map[string]string
+	open func(ctx context.Context, key string) (io.ReadCloser, int64, error)
+}
+
+func (m *memoryArtifacts) Get(ctx context.Context, key string) (io.ReadCloser, int64, error) {
+	if m.open != nil {
+		return m.open(ctx, key)
+	}
+	content, found := m.kept[key]
+	if !found {
+		return nil, 0, fault.Newf(fault.NotFound, "there is no artifact %s", key)
+	}
+	return io.NopCloser(strings.NewReader(content)), int64(len(content)), nil
+}
+
+// counts are metrics as text, in order.
+type counts struct {
+	mutex sync.Mutex
+	lines []string
+}
+
+func (c *counts) add(format string, args ...any) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.lines = append(c.lines, fmt.Sprintf(format, args...))
+}
+
+func (c *counts) Request(route, method string, status int, d time.Duration) {
+	if d < 0 {
+		status = -1
+	}
+	c.add("request %s %s %d", method, route, status)
+}
+
+func (c *counts) Enqueued(operation, class string, created bool) {
+	c.add("enqueued %s %s %v", operation, class, created)
+}
+
+func (c *counts) FITRefused(reason string) { c.add("refused %s", reason) }
+
+func (c *counts) taken() []string {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	return slices.Clone(c.lines)
+}
+
+// discard is a logger for where nobody looks.
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// sealed is a token as an invocation holds it.
+func sealed(text string) forge.OAuthToken {
+	return forge.OAuthToken{Text: secret.New(text), ExpiresAt: time.Now().Add(time.Hour)}
+}
