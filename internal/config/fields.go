@@ -78,7 +78,7 @@ func (w *Worker) fields() []field {
 		{name: "GITSMITH_API_URL", fallback: "https://api.bitbucket.org", set: into(&w.RESTURL, baseURL), meaning: "REST's base; the same"},
 		{name: "GITSMITH_CONCURRENCY", fallback: cores, shown: "2 × cores", set: into(&w.Concurrency, positive), meaning: "jobs at once in a worker"},
 		{name: "GITSMITH_TEMP_DIR", fallback: filepath.Join(os.TempDir(), "gitsmith"), shown: "`gitsmith` in the system's", set: into(&w.TempDir, text), meaning: "what does not fit in memory while a job runs"},
-		{name: "GITSMITH_MEMORY_LIMIT", fallback: "8MiB", set: into(&w.MemoryLimit, size), meaning: "of a pack that is kept in memory; a larger one is on disk"},
+		{name: "GITSMITH_MEMORY_LIMIT", fallback: "1MiB", set: into(&w.MemoryLimit, size), meaning: "of a pack that is kept in memory; a larger one is on disk"},
 		{name: "GITSMITH_MAX_REPOSITORY", fallback: "4GiB", set: into(&w.MaxRepository, size), meaning: "larger ones are refused"},
 		{name: "GITSMITH_TOKEN_MARGIN", fallback: "60s", set: into(&w.TokenMargin, duration), meaning: "a token with less life left is as good as gone"},
 		{name: "GITSMITH_JOB_TIMEOUT", fallback: "10m", set: into(&w.JobTimeout, duration), meaning: "one attempt"},

@@ -21,7 +21,7 @@ import (
 type Config struct {
 	Base          *url.URL      // such as https://bitbucket.org; plain http only within this machine
 	TempDir       string        // packs that do not fit in memory; the client's own
-	MemoryLimit   int64         // bytes of a pack that are kept in memory; default 8 MiB
+	MemoryLimit   int64         // bytes of a pack that are kept in memory; default 1 MiB
 	MaxRepository int64         // bytes that a fetch may bring; default 4 GiB
 	IdleTimeout   time.Duration // without a byte from the server; default 60 s
 	Transport     http.RoundTripper
@@ -56,7 +56,7 @@ func New(config Config) (*Client, error) {
 	case config.Base.Scheme != "https" && (config.Base.Scheme != "http" || !isLoopback(config.Base.Hostname())):
 		return nil, fmt.Errorf("gitrepo: %s is neither https nor on this machine; a token would travel in clear", config.Base)
 	}
-	orDefault(&config.MemoryLimit, 8<<20)
+	orDefault(&config.MemoryLimit, 1<<20)
 	orDefault(&config.MaxRepository, 4<<30)
 	if config.IdleTimeout <= 0 {
 		config.IdleTimeout = time.Minute
