@@ -70,7 +70,7 @@ func TestArchiveOfASnapshotIsAlwaysTheSame(t *testing.T) {
 	commit := strings.TrimSpace(r.git("rev-parse", "history~10"))
 	servers := []archiveServer{
 		serveArchive(t, r, 0, "--window=0"),
-		serveArchive(t, r, 1, "--window=100", "--depth=200"),
+		serveArchive(t, r, 4<<10, "--window=100", "--depth=200"),
 	}
 	for _, test := range []struct {
 		want   Want
