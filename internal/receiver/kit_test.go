@@ -22,7 +22,6 @@ import (
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 	"github.com/gitsmith/gitsmith/internal/job"
-	"github.com/gitsmith/gitsmith/internal/secret"
 	"github.com/gitsmith/gitsmith/internal/telemetry"
 )
 
@@ -58,7 +57,7 @@ func newHouse(tb testing.TB) *house {
 	}
 	h.config = Config{
 		Verifier: h.Verifier, Tokens: h.tokens, Jobs: h.jobs, Artifacts: h.artifacts, Metrics: h.counts,
-		Logger: telemetry.NewLogger(h.log, "debug", "json"), Limits: job.DefaultLimits(), MaxBody: 5_000_000,
+		Logger: loggerTo(h.log), Limits: job.DefaultLimits(), MaxBody: 5_000_000,
 		ScheduleModules: []string{"core:scheduledTrigger"}, LifecycleModules: []string{"core:trigger/lifecycle"},
 	}
 	h.Handler = h.build(tb, func(*Config) {})
@@ -433,10 +432,5 @@ func (c *counts) taken() []string {
 	return slices.Clone(c.lines)
 }
 
-// discard is a logger for where nobody looks.
-func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
-// sealed is a token as an invocation holds it.
-func sealed(text string) forge.OAuthToken {
-	return forge.OAuthToken{Text: secret.New(text), ExpiresAt: time.Now().Add(time.Hour)}
-}
+// loggerTo is the program's logger.
+func loggerTo(log *lockedBuffer) *slog.Logger { return telemetry.NewLogger(log, "debug", "json") }

@@ -72,21 +72,30 @@ func closeSchema(ref *openapi3.SchemaRef, seen map[*openapi3.Schema]bool) {
 // check fails the test where an answer is not as documented, or a request was taken that the document refuses.
 func (d *document) check(tb testing.TB, request *http.Request, body string, answer reply) {
 	tb.Helper()
+	input := d.checkAnswer(tb, request, answer)
+	if input == nil || answer.Status >= 400 {
+		return
+	}
+	input.Request = request.Clone(tb.Context())
+	input.Request.Body = io.NopCloser(strings.NewReader(body))
+	if err := openapi3filter.ValidateRequest(tb.Context(), input); err != nil {
+		tb.Errorf("%s %s was answered with %d, but the document refuses it: %v", request.Method, request.URL.Path, answer.Status, err)
+	}
+}
+
+// checkAnswer is the half of check that looks at the answer. It returns what was asked for, nil where that is no route.
+func (d *document) checkAnswer(tb testing.TB, request *http.Request, answer reply) *openapi3filter.RequestValidationInput {
+	tb.Helper()
 	route, params, err := d.router.FindRoute(request)
 	if err != nil {
 		if answer.Status != http.StatusNotFound && answer.Status != http.StatusMethodNotAllowed {
 			tb.Errorf("%s %s is not documented (%v) and answers %d", request.Method, request.URL.Path, err, answer.Status)
 		}
-		return
+		return nil
 	}
-	again := request.Clone(tb.Context())
-	again.Body = io.NopCloser(strings.NewReader(body))
 	input := &openapi3filter.RequestValidationInput{
-		Request: again, PathParams: params, Route: route,
+		Request: request, PathParams: params, Route: route,
 		Options: &openapi3filter.Options{AuthenticationFunc: authenticate, IncludeResponseStatus: true},
-	}
-	if err := openapi3filter.ValidateRequest(tb.Context(), input); err != nil && answer.Status < 400 {
-		tb.Errorf("%s %s was answered with %d, but the document refuses it: %v", request.Method, request.URL.Path, answer.Status, err)
 	}
 	output := &openapi3filter.ResponseValidationInput{
 		RequestValidationInput: input, Status: answer.Status, Header: answer.Header, Body: io.NopCloser(bytes.NewReader(answer.Body)),
@@ -96,11 +105,13 @@ func (d *document) check(tb testing.TB, request *http.Request, body string, answ
 		if len(answer.Body) > 0 {
 			tb.Errorf("HEAD %s has a body", request.URL.Path)
 		}
-		again.Method = http.MethodGet // the library looks at no answer to HEAD
+		input.Request = request.Clone(tb.Context())
+		input.Request.Method = http.MethodGet // the library looks at no answer to HEAD
 	}
 	if err := openapi3filter.ValidateResponse(tb.Context(), output); err != nil {
 		tb.Errorf("%s %s: %v\n%s", request.Method, request.URL.Path, err, answer.Body)
 	}
+	return input
 }
 
 // authenticate finds a scheme's header; whether it proves anything is the verifier's.
