@@ -2,6 +2,7 @@ package gitrepo
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -50,6 +51,9 @@ func (c *Client) store(pack io.Reader) (*store, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
+	if err := checkCount(head.Bytes(), n <= c.config.MemoryLimit); err != nil {
+		return nil, err
+	}
 	if n <= c.config.MemoryLimit {
 		return index(memfs.New(), "", &head)
 	}
@@ -72,6 +76,28 @@ func index(files billy.Filesystem, folder string, pack io.Reader) (*store, error
 		return nil, errors.Join(fmt.Errorf("pack: %w", err), objects.Close())
 	}
 	return &store{objects, folder}, nil
+}
+
+// What a pack's header may claim. go-git makes room for as many objects as it says before it reads one.
+const (
+	minPacked  = 9 // bytes of the smallest object in a pack: a byte of header and an empty zlib stream
+	maxObjects = 8_000_000
+	packHeader = 12 // bytes: "PACK", version, count
+)
+
+// checkCount refuses a pack that claims more objects than it can hold; whole says that head is all of it.
+func checkCount(head []byte, whole bool) error {
+	if len(head) < packHeader {
+		return io.ErrUnexpectedEOF
+	}
+	count := int64(binary.BigEndian.Uint32(head[packHeader-4:]))
+	switch {
+	case whole && count > int64(len(head))/minPacked:
+		return fmt.Errorf("the pack of %d bytes claims %d objects", len(head), count)
+	case count > maxObjects:
+		return fault.Newf(fault.TooLarge, "the repository has more than %d objects", maxObjects)
+	}
+	return nil
 }
 
 // boundedReader ends with a TooLarge fault after so many bytes.
