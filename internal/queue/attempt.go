@@ -35,12 +35,10 @@ type opening struct {
 
 // handle is one delivery of a task.
 func (s *Server) handle(ctx context.Context, task *asynq.Task) error {
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if !s.takeSlot(ctx) {
+		return &again{outcome{after: time.Second, detail: "the worker has no free slot; another one may take the job up"}}
 	}
+	defer func() { <-s.slots }()
 	j, err := job.Unmarshal(task.Payload(), s.Keyring)
 	if err != nil {
 		return s.undecodable(ctx, task, err)
@@ -66,6 +64,21 @@ func (s *Server) handle(ctx context.Context, task *asynq.Task) error {
 			"the job took its worker down %d times and is given up; report it with its id before you retry it", maxBegun))
 	}
 	return s.try(ctx, r)
+}
+
+// slotWait is how long a task waits for a slot that a canceled attempt still holds, before it is given back for another worker.
+const slotWait = time.Second
+
+func (s *Server) takeSlot(ctx context.Context) bool {
+	wait := time.NewTimer(slotWait)
+	defer wait.Stop()
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	case <-wait.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // begin opens an attempt in the job's record.
