@@ -98,7 +98,7 @@ func (c *Client) fetchPack(ctx context.Context, remote Remote, op operation, ref
 	if err != nil {
 		return nil, err
 	}
-	defer answer.Close()
+	defer func() { _ = answer.Close() }() // what was read is checked by itself
 	pack, err := openPack(answer, refs.capabilities.Supports(capability.Sideband64k))
 	if err != nil {
 		return nil, classifyPack(ctx, op, err)
@@ -118,8 +118,6 @@ func openPack(answer io.Reader, sidebanded bool) (io.Reader, error) {
 		line := bytes.TrimSuffix(lines.Bytes(), []byte("\n"))
 		switch {
 		case len(line) == 0, bytes.HasPrefix(line, []byte("shallow ")), bytes.HasPrefix(line, []byte("unshallow ")):
-		case bytes.HasPrefix(line, []byte("ERR ")):
-			return nil, fault.Newf(fault.NotFound, "the server does not hand out what was asked for: %q; name a branch, a tag or a commit that one of them holds", quote(string(line[4:])))
 		case bytes.Equal(line, []byte("NAK")), bytes.HasPrefix(line, []byte("ACK ")):
 			if sidebanded {
 				return sideband.NewDemuxer(sideband.Sideband64k, buffered), nil
@@ -129,7 +127,12 @@ func openPack(answer io.Reader, sidebanded bool) (io.Reader, error) {
 			return nil, fmt.Errorf("%.40q where the negotiation should end", line)
 		}
 	}
-	if err := lines.Err(); err != nil {
+	err := lines.Err()
+	var refusal *pktline.ErrorLine
+	switch {
+	case errors.As(err, &refusal):
+		return nil, fault.Newf(fault.NotFound, "the server does not hand out what was asked for: %q; name a branch, a tag or a commit that one of them holds", quote(refusal.Text))
+	case err != nil:
 		return nil, err
 	}
 	return nil, io.ErrUnexpectedEOF

@@ -90,7 +90,7 @@ func (c *Client) send(ctx context.Context, remote Remote, op operation, offered 
 	if err != nil {
 		return err
 	}
-	defer answer.Close()
+	defer func() { _ = answer.Close() }() // what was read is checked by itself
 	return readReport(ctx, op, answer, request.Capabilities)
 }
 

@@ -50,7 +50,7 @@ func (c *Client) refs(ctx context.Context, remote Remote, phase Phase, op operat
 	if err != nil {
 		return Refs{}, err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }() // what was read is checked by itself
 	text, err := io.ReadAll(io.LimitReader(body, maxAdvertisement+1))
 	if err != nil {
 		return Refs{}, classifyPack(ctx, op, err)

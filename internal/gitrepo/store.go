@@ -47,14 +47,15 @@ func (s *store) close() error {
 func (c *Client) store(pack io.Reader) (*store, error) {
 	bounded := &boundedReader{reader: pack, left: c.config.MaxRepository}
 	var head bytes.Buffer
-	n, err := io.CopyN(&head, bounded, c.config.MemoryLimit+1)
+	limit := max(c.config.MemoryLimit, packHeader)
+	n, err := io.CopyN(&head, bounded, limit+1)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	if err := checkCount(head.Bytes(), n <= c.config.MemoryLimit); err != nil {
+	if err := checkCount(head.Bytes(), n <= limit); err != nil {
 		return nil, err
 	}
-	if n <= c.config.MemoryLimit {
+	if n <= limit {
 		return index(memfs.New(), "", &head)
 	}
 	folder, err := c.scratch.make()

@@ -33,7 +33,7 @@ func New(root string) (*Server, error) {
 	if _, err := os.Stat(backend); err != nil {
 		return nil, fmt.Errorf("git has no http-backend: %w", err)
 	}
-	return &Server{root: root, backend: backend}, os.MkdirAll(root, 0o755)
+	return &Server{root: root, backend: backend}, os.MkdirAll(root, 0o750)
 }
 
 // Path is a repository's folder; name is its path without .git, such as acme/web.
