@@ -103,8 +103,7 @@ type download struct {
 
 func newDownload(w http.ResponseWriter) *download {
 	d := &download{w, http.NewResponseController(w), time.Now().Add(downloadTime)}
-	// The server listens for the caller's going away while it answers; its deadline for reading would be taken for that.
-	_ = d.control.SetReadDeadline(d.end) // a writer without deadlines needs none
+	_ = d.control.Flush() // the store may be slow; the caller has the head at once
 	return d
 }
 
@@ -113,7 +112,7 @@ func (d *download) Write(p []byte) (int, error) {
 	if d.end.Before(deadline) {
 		deadline = d.end
 	}
-	_ = d.control.SetWriteDeadline(deadline)
+	_ = d.control.SetWriteDeadline(deadline) // a writer without deadlines needs none
 	n, err := d.ResponseWriter.Write(p)
 	if err != nil {
 		return n, fmt.Errorf("%w: %w", errGone, err)

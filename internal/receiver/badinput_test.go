@@ -146,7 +146,9 @@ func TestBadRequests(t *testing.T) {
 	refused(t, h.to(t, small, http.MethodPost, "/v1/jobs", h.user(), pushBody), http.StatusRequestEntityTooLarge, fault.TooLarge, "100 bytes", "GITSMITH_MAX_BODY")
 
 	for _, fields := range [][]string{
-		{"Content-Type", "text/plain"}, {"Content-Type", "application/json;;"}, {"Content-Type", "application/x-www-form-urlencoded"},
+		{"Content-Type", "text/plain"},
+		{"Content-Type", "application/json;;"},
+		{"Content-Type", "application/x-www-form-urlencoded"},
 		{"Content-Type", "application/json", "Content-Encoding", "gzip"},
 	} {
 		refused(t, h.do(t, http.MethodPost, "/v1/jobs", with(h.user(), fields...), pushBody), http.StatusUnsupportedMediaType, fault.Invalid, "send the job")

@@ -24,7 +24,7 @@ func FuzzJobRequest(f *testing.F) {
 	}
 	h := newHouse(f)
 	now := time.Now()
-	h.Issuer.Now = func() time.Time { return now } // one FIT serves all
+	h.Now = func() time.Time { return now } // one FIT serves all
 	header := h.Header(forgetest.FITOptions{Principal: ada}, forgetest.Tokens{User: h.token(), System: h.token()})
 	f.Fuzz(func(t *testing.T, body []byte, key string) {
 		jobs := &memoryJobs{}
