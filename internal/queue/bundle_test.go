@@ -39,12 +39,18 @@ func onBoth(t *testing.T, test func(t *testing.T, b *bundle)) {
 	})
 	t.Run("miniredis", func(t *testing.T) {
 		t.Parallel()
-		server := miniredis.RunT(t)
-		server.ClockTTL(true)
-		client := redis.NewClient(&redis.Options{Addr: server.Addr()})
-		t.Cleanup(func() { _ = client.Close() })
-		test(t, newBundle(t, client))
+		test(t, newBundle(t, embedded(t)))
 	})
+}
+
+// embedded is a client of a Redis as the sandbox has it.
+func embedded(t *testing.T) redis.UniversalClient {
+	t.Helper()
+	server := miniredis.RunT(t)
+	server.ClockTTL(true)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	t.Cleanup(func() { _ = client.Close() })
+	return client
 }
 
 // onReal runs a test against a real redis-server alone.
@@ -166,6 +172,22 @@ func (b *bundle) taskState(task string, wanted asynq.TaskState) *asynq.TaskInfo 
 		return err
 	})
 	return info
+}
+
+// letGo makes asynq take an attempt for over that goes on, as it does where a lease is lost and where an operator cancels a task
+// on the dashboard. The word for that is lost on a server that has only just begun to listen.
+func (b *bundle) letGo(task string) {
+	b.t.Helper()
+	eventually(b.t, func() error {
+		info, err := b.inspector.GetTaskInfo("interactive", task)
+		if err != nil || info.Retried > 0 {
+			return err
+		}
+		if err := b.inspector.CancelProcessing(task); err != nil {
+			return err
+		}
+		return fmt.Errorf("task %s is %s", task, info.State)
+	})
 }
 
 func (b *bundle) field(id, field string) string {

@@ -188,9 +188,7 @@ func TestOneSlot(t *testing.T) {
 		t.Fatalf("%s began first", first)
 	}
 	// As an operator's click on the dashboard, or a lost lease: asynq believes that the handler is done, and takes up the next.
-	if err := b.inspector.CancelProcessing("j1"); err != nil {
-		t.Fatal(err)
-	}
+	b.letGo("j1")
 	b.taskState("j2", asynq.TaskStateActive)
 	b.taskState("j1", asynq.TaskStateRetry)
 	select {
