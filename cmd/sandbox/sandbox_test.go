@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"flag"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,7 +11,8 @@ import (
 
 // TestOnce runs the sandbox as README says, and asks that each step held and that nothing is left behind.
 func TestOnce(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
+	folder := t.TempDir()
+	t.Setenv("TMPDIR", folder)
 	var out bytes.Buffer
 	if err := run(t.Context(), []string{"--once"}, &out); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
@@ -26,7 +26,7 @@ func TestOnce(t *testing.T) {
 			t.Errorf("a step did not hold: %s", line)
 		}
 	}
-	left, err := filepath.Glob(filepath.Join(os.TempDir(), "*"))
+	left, err := filepath.Glob(filepath.Join(folder, "*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v %v", left, err)
 	}

@@ -84,7 +84,7 @@ func (c *Client) do(ctx context.Context, remote Remote, op operation, r request)
 		asked.Header.Set("Content-Type", r.contentType)
 	}
 	transfer := Transfer{Phase: r.phase, Sent: r.length}
-	answer, err := c.http.Do(asked)
+	answer, err := c.http.Do(asked) //nolint:bodyclose // the idle reader closes it, and the caller that
 	if err != nil {
 		err = classifyNetwork(ctx, op, err)
 		cancel(nil)
