@@ -268,7 +268,9 @@ func errorCases() map[string]errorCase {
 		"429 bare":       {says(429, "", ""), resolve, fault.Throttled, nil, 0},
 		"400 quoted": {
 			onPost(says(400, "", `{"type":"error","error":{"message":"There are no\nchanges to be pulled"}}`)), ensure,
-			fault.Invalid, []string{"(400)", `it says "There are no changes to be pulled"`}, 0,
+			fault.Invalid,
+			[]string{"(400)", `it says "There are no changes to be pulled"`},
+			0,
 		},
 		"400 without words":  {onPost(says(400, "", "<html>secret page</html>")), ensure, fault.Invalid, []string{"refused the request (400); correct it"}, 0},
 		"500":                {says(500, "", strings.Repeat("x", 3<<20)), resolve, fault.Unavailable, []string{"(500)"}, 0},
@@ -282,7 +284,9 @@ func errorCases() map[string]errorCase {
 		"next elsewhere":     {says(200, "", `{"values": [], "next": "https://evil.example/"}`), ensure, fault.Unavailable, []string{"another host"}, 0},
 		"broken off": {
 			func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, resolve,
-			fault.Unavailable, []string{"cannot be reached, or broke off"}, 0,
+			fault.Unavailable,
+			[]string{"cannot be reached, or broke off"},
+			0,
 		},
 		"broken off in the body": {
 			func(w http.ResponseWriter, _ *http.Request) {

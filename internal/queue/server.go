@@ -223,12 +223,14 @@ func (s *Server) lookForCancels(ctx context.Context) {
 // asynqLogger says asynq's words with slog.
 type asynqLogger struct{ *slog.Logger }
 
-func (l asynqLogger) Debug(args ...any) { l.Logger.Debug(words(args)) }
-func (l asynqLogger) Info(args ...any)  { l.Logger.Info(words(args)) }
-func (l asynqLogger) Warn(args ...any)  { l.Logger.Warn(words(args)) }
-func (l asynqLogger) Error(args ...any) { l.Logger.Error(words(args)) }
+func (l asynqLogger) Debug(args ...any) { l.say(slog.LevelDebug, args) }
+func (l asynqLogger) Info(args ...any)  { l.say(slog.LevelInfo, args) }
+func (l asynqLogger) Warn(args ...any)  { l.say(slog.LevelWarn, args) }
+func (l asynqLogger) Error(args ...any) { l.say(slog.LevelError, args) }
 
 // Fatal logs: asynq calls it for what its own retries outlive, and a library must not end the process.
-func (l asynqLogger) Fatal(args ...any) { l.Logger.Error(words(args)) }
+func (l asynqLogger) Fatal(args ...any) { l.say(slog.LevelError, args) }
 
-func words(args []any) string { return "asynq: " + strings.TrimSpace(fmt.Sprint(args...)) }
+func (l asynqLogger) say(level slog.Level, args []any) {
+	l.LogAttrs(context.Background(), level, "asynq", slog.String("message", strings.TrimSpace(fmt.Sprint(args...))))
+}
