@@ -23,8 +23,10 @@ func (r *receiver) submit(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := r.hasToken(ctx, c, asked.Actor); err != nil {
-		return err
+	if asked.OnExpiry != job.OnExpiryWait { // such a job waits for a token, the first one too
+		if err := r.hasToken(ctx, c, asked.Actor); err != nil {
+			return err
+		}
 	}
 	status, created, err := r.Jobs.Enqueue(ctx, asked)
 	if err != nil {
