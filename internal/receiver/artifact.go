@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -60,11 +59,13 @@ func (r *receiver) artifact(ctx context.Context, c *call) error {
 	if c.Request().Method == http.MethodHead {
 		return nil
 	}
-	_, err = io.Copy(newDownload(c.Response()), content)
-	if err != nil && !errors.Is(err, errGone) {
-		return unreadable(err)
+	switch _, err = io.Copy(newDownload(c.Response()), content); {
+	case err == nil:
+		return nil
+	case c.Request().Context().Err() != nil:
+		return fault.Wrapf(fault.Canceled, err, "the caller did not take the archive to its end")
 	}
-	return err
+	return unreadable(err)
 }
 
 // keptBy is the archive of a job, or a fault that says why there is none.
@@ -91,8 +92,6 @@ func unreadable(err error) error {
 	return fault.Wrapf(kind, err, "the archive cannot be read now; try again")
 }
 
-var errGone = fault.Newf(fault.Canceled, "the caller did not take the archive to its end")
-
 // download writes an archive to a caller. The server's times are meant for small answers: it moves the deadline with each
 // write, so that only a caller that stands still, or takes for ever, is cut off.
 type download struct {
@@ -103,21 +102,22 @@ type download struct {
 
 func newDownload(w http.ResponseWriter) *download {
 	d := &download{w, http.NewResponseController(w), time.Now().Add(downloadTime)}
+	d.extend()
 	_ = d.control.Flush() // the store may be slow; the caller has the head at once
 	return d
 }
 
 func (d *download) Write(p []byte) (int, error) {
+	d.extend()
+	return d.ResponseWriter.Write(p)
+}
+
+func (d *download) extend() {
 	deadline := time.Now().Add(downloadStall)
 	if d.end.Before(deadline) {
 		deadline = d.end
 	}
 	_ = d.control.SetWriteDeadline(deadline) // a writer without deadlines needs none
-	n, err := d.ResponseWriter.Write(p)
-	if err != nil {
-		return n, fmt.Errorf("%w: %w", errGone, err)
-	}
-	return n, nil
 }
 
 func mediaType(format job.Archive) string {

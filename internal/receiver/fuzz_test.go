@@ -5,7 +5,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 )
@@ -23,8 +22,6 @@ func FuzzJobRequest(f *testing.F) {
 		f.Add([]byte(body), "key")
 	}
 	h := newHouse(f)
-	now := time.Now()
-	h.Now = func() time.Time { return now } // one FIT serves all
 	header := h.Header(forgetest.FITOptions{Principal: ada}, forgetest.Tokens{User: h.token(), System: h.token()})
 	f.Fuzz(func(t *testing.T, body []byte, key string) {
 		jobs := &memoryJobs{}

@@ -55,6 +55,8 @@ func newHouse(tb testing.TB) *house {
 		Running: forgetest.Start(tb), tokens: &memoryTokens{kept: map[string]forge.OAuthToken{}}, jobs: &memoryJobs{},
 		artifacts: &memoryArtifacts{kept: map[string]string{}}, counts: &counts{}, log: &lockedBuffer{}, document: loadDocument(tb),
 	}
+	now := time.Now()
+	h.Now = func() time.Time { return now } // a FIT lives 25 s, and a machine can be busy for longer
 	h.config = Config{
 		Verifier: h.Verifier, Tokens: h.tokens, Jobs: h.jobs, Artifacts: h.artifacts, Metrics: h.counts,
 		Logger: loggerTo(h.log), Limits: job.DefaultLimits(), MaxBody: 5_000_000,

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -29,24 +30,30 @@ type document struct {
 	router routers.Router
 }
 
-func loadDocument(tb testing.TB) *document {
-	tb.Helper()
+// readDocument is the document, read once: it takes a quarter of a second.
+var readDocument = sync.OnceValues(func() (*document, error) {
 	read, err := openapi3.NewLoader().LoadFromData(openAPI)
 	if err != nil {
-		tb.Fatal(err)
+		return nil, err
 	}
-	if err := read.Validate(tb.Context()); err != nil { // examples too
-		tb.Fatal(err)
+	router, err := legacy.NewRouter(read) // which validates it, with its examples
+	if err != nil {
+		return nil, err
 	}
 	// Callers may meet fields that are new to them; these tests must not.
 	for _, name := range []string{"Job", "JobList", "Problem"} {
 		closeSchema(read.Components.Schemas[name], map[*openapi3.Schema]bool{})
 	}
-	router, err := legacy.NewRouter(read)
+	return &document{read, router}, nil
+})
+
+func loadDocument(tb testing.TB) *document {
+	tb.Helper()
+	read, err := readDocument()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &document{read, router}
+	return read
 }
 
 // closeSchema refuses fields that are not listed.
