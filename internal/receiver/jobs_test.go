@@ -321,3 +321,20 @@ func TestFaults(t *testing.T) {
 		}
 	}
 }
+
+// forgettingTokens is a vault that holds nothing, as it does with a token that is about to expire.
+type forgettingTokens struct{ *memoryTokens }
+
+func (forgettingTokens) Keep(context.Context, forge.Invocation) ([]forge.Actor, error) {
+	return nil, nil
+}
+
+// TestBroughtToken: a token that comes along is enough to be queued; what it is worth is the worker's to judge.
+func TestBroughtToken(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	handler := h.build(t, func(config *Config) { config.Tokens = forgettingTokens{h.tokens} })
+	if answer := h.to(t, handler, http.MethodPost, "/v1/jobs", h.user(), pushBody); answer.Status != http.StatusAccepted {
+		t.Errorf("status %d: %s", answer.Status, answer.Body)
+	}
+}
