@@ -194,9 +194,11 @@ func (s *Server) finish(ctx context.Context, r *run, out outcome, result job.Res
 		// The task comes again and finds out what was done: the worker's work is safe to repeat.
 		out = outcome{state: job.Retrying, after: time.Second, kind: fault.KindOf(err), detail: fault.Public(err)}
 		return out, &again{out}
+	case verdict == "over" && out.state == job.Succeeded:
+		return out, nil // the job has ended already; what this attempt did was done before
 	case verdict == "over":
 		// Another attempt has taken over or has ended the job; this one's task is not asynq's any more, or its end is known.
-		return out, nil
+		return outcome{state: job.Queued, kind: fault.Interrupted, detail: "another attempt of the job has taken over"}, nil
 	case verdict == "woken":
 		out.state, out.after = job.Queued, 0
 		return out, &again{out}

@@ -2,6 +2,7 @@ package queue_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +102,7 @@ func TestCancelThatNobodyHeard(t *testing.T) {
 	b.enqueue(aJob("j1"), aJob("j2"))
 	running := make(chan struct{}, 2)
 	release := make(chan struct{})
-	server := b.serve(queue.ServerConfig{Concurrency: 2}, func(ctx context.Context, j job.Job) (job.Result, error) {
+	b.serve(queue.ServerConfig{Concurrency: 2}, func(ctx context.Context, j job.Job) (job.Result, error) {
 		running <- struct{}{}
 		select {
 		case <-ctx.Done():
@@ -113,7 +114,6 @@ func TestCancelThatNobodyHeard(t *testing.T) {
 	receive(t, running)
 	receive(t, running)
 	b.redis.HSet(t.Context(), recordKey("j1"), "cancel", 0)
-	server.LookForCancels(t.Context())
 	b.await("j1", job.Canceled)
 	close(release)
 	b.await("j2", job.Succeeded)
@@ -123,10 +123,15 @@ func TestCancelThatNobodyHeard(t *testing.T) {
 func TestCancelBeforeTheNextAttempt(t *testing.T) {
 	b := onReal(t)
 	b.enqueue(aJob("j1"))
-	b.serve(queue.ServerConfig{}, func(ctx context.Context, j job.Job) (job.Result, error) {
-		b.redis.HSet(ctx, recordKey(j.ID), "cancel", j.Generation)
-		return job.Result{}, fault.Newf(fault.Unavailable, "away")
-	})
+	ended := make(chan queue.End, 1)
+	b.serve(queue.ServerConfig{Ended: func(_ context.Context, _ job.Job, end queue.End) { ended <- end }},
+		func(ctx context.Context, j job.Job) (job.Result, error) {
+			b.redis.HSet(ctx, recordKey(j.ID), "cancel", j.Generation)
+			return job.Result{}, fault.Newf(fault.Unavailable, "away")
+		})
+	if end := receive(t, ended); end.State != job.Canceled || end.Kind != fault.Canceled || end.Attempt != 1 {
+		t.Errorf("%+v", end)
+	}
 	b.await("j1", job.Canceled)
 	b.taskState("j1", asynq.TaskStateArchived)
 }
@@ -160,7 +165,7 @@ func TestCancelAndRetry(t *testing.T) {
 		t.Fatalf("%+v %v", status, err)
 	}
 	running, release := make(chan struct{}), make(chan struct{})
-	server := b.serve(queue.ServerConfig{}, func(ctx context.Context, j job.Job) (job.Result, error) {
+	b.serve(queue.ServerConfig{}, func(ctx context.Context, j job.Job) (job.Result, error) {
 		close(running)
 		select {
 		case <-ctx.Done():
@@ -170,9 +175,12 @@ func TestCancelAndRetry(t *testing.T) {
 		}
 	})
 	receive(t, running)
-	// A message for the generation that was canceled comes late.
-	b.redis.Publish(t.Context(), "gitsmith:cancel", installation+" j1 0")
-	server.LookForCancels(t.Context())
+	eventually(t, func() error { // a message for the generation that was canceled comes late, and is heard
+		if n := b.redis.Publish(t.Context(), "gitsmith:cancel", installation+" j1 0").Val(); n == 0 {
+			return errors.New("the worker does not listen yet")
+		}
+		return nil
+	})
 	close(release)
 	b.await("j1", job.Succeeded)
 }

@@ -106,7 +106,10 @@ func TestLostLease(t *testing.T) {
 				b.letGo("j1")
 				receive(t, second)
 				close(releaseFirst)
-				receive(t, ended)
+				end := receive(t, ended)
+				if end.State != job.Queued && end.State != tc.state || end.State == job.Queued && end.Kind != fault.Interrupted {
+					t.Errorf("%+v", end)
+				}
 				if status, err := b.client.Get(t.Context(), installation, "j1"); err != nil || status.State != tc.state {
 					t.Errorf("%+v %v", status, err)
 				}
