@@ -14,7 +14,8 @@ import (
 
 // dialRedis makes a client from a URL; it does not connect yet. The schemes are redis and rediss (one instance),
 // redis-sentinel and rediss-sentinel (…?master_name=NAME&addr=HOST:PORT for further sentinels), redis-cluster and
-// rediss-cluster (…?addr=HOST:PORT for further nodes). The URL holds a password, so no error quotes it.
+// rediss-cluster (…?addr=HOST:PORT for further nodes). A call to a Redis that hangs ends with its context, which go-redis does
+// only where it is told to: Forge waits 5 s for an answer. The URL holds a password, so no error quotes it.
 func dialRedis(address secret.Text) (redis.UniversalClient, error) {
 	scheme, rest, _ := strings.Cut(address.Reveal(), "://")
 	transport, topology, _ := strings.Cut(scheme, "-")
@@ -22,14 +23,17 @@ func dialRedis(address secret.Text) (redis.UniversalClient, error) {
 	switch topology {
 	case "":
 		if options, err := redis.ParseURL(url); err == nil {
+			options.ContextTimeoutEnabled = true
 			return redis.NewClient(options), nil
 		}
 	case "sentinel":
 		if options, err := redis.ParseFailoverURL(url); err == nil && options.MasterName != "" {
+			options.ContextTimeoutEnabled = true
 			return redis.NewFailoverClient(options), nil
 		}
 	case "cluster":
 		if options, err := redis.ParseClusterURL(url); err == nil {
+			options.ContextTimeoutEnabled = true
 			return redis.NewClusterClient(options), nil
 		}
 	}

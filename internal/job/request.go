@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -50,10 +52,69 @@ func ParseRequest(body []byte, limits Limits) (Request, error) {
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return Request{}, fault.Newf(fault.Invalid, "the body holds more than one JSON value; send one object")
 	}
+	if err := checkShape(body); err != nil {
+		return Request{}, err
+	}
 	if err := request.validate(limits); err != nil {
 		return Request{}, err
 	}
 	return request, nil
+}
+
+// checkShape refuses what encoding/json lets pass and would be written into somebody's file: a put without content would make
+// it empty, and half of a surrogate pair would become U+FFFD.
+func checkShape(body []byte) error {
+	var shape struct {
+		Push struct {
+			Changes []struct {
+				Put *struct {
+					Content *string `json:"content"`
+				} `json:"put"`
+			} `json:"changes"`
+		} `json:"push"`
+	}
+	if err := json.Unmarshal(body, &shape); err != nil {
+		return decodeFault(err)
+	}
+	for i, change := range shape.Push.Changes {
+		if change.Put != nil && change.Put.Content == nil {
+			return fault.Newf(fault.Invalid, `changes[%d].put.content: it is missing; for an empty file give ""`, i)
+		}
+	}
+	if at := loneSurrogate(body); at >= 0 {
+		return fault.Newf(fault.Invalid, "the escape %.6s at byte %d is half of a character; write UTF-8, or both halves", body[at:], at)
+	}
+	return nil
+}
+
+// loneSurrogate finds an escape in valid JSON that is half of a UTF-16 pair without the other half (RFC 8259, section 8.2); -1
+// where there is none.
+func loneSurrogate(body []byte) int {
+	unit := func(at int) rune {
+		if at+6 > len(body) || body[at] != '\\' || body[at+1] != 'u' {
+			return -1
+		}
+		value, err := strconv.ParseUint(string(body[at+2:at+6]), 16, 16)
+		if err != nil {
+			return -1
+		}
+		return rune(value)
+	}
+	for at := 0; at < len(body); at++ {
+		if body[at] != '\\' {
+			continue
+		}
+		first := unit(at)
+		switch {
+		case !utf16.IsSurrogate(first):
+			at++ // the character behind the backslash is part of the escape
+		case utf16.DecodeRune(first, unit(at+6)) == utf8.RuneError:
+			return at
+		default:
+			at += 11
+		}
+	}
+	return -1
 }
 
 // decodeFault is the one place that knows encoding/json's errors.

@@ -58,6 +58,11 @@ func TestParseRequestRefuses(t *testing.T) {
 		"author":              {push(good + `,"author":{"name":"<","email":"a@b"}`), "push.author.name"},
 		"author's email":      {push(good + `,"author":{"name":"A","email":""}`), "push.author.email"},
 		"no changes":          {`{` + repository + `,"push":{` + good + `,"changes":[]}}`, "push.changes"},
+		"put without content": {`{` + repository + `,"push":{` + good + `,"changes":[{"put":{"path":"a"}}]}}`, "changes[0].put.content"},
+		"put of null":         {`{` + repository + `,"push":{` + good + `,"changes":[{"put":{"path":"a","content":null}}]}}`, "changes[0].put.content"},
+		"half a character":    {push(`"branch":"main","message":"\ud800"`), "half of a character"},
+		"the other half":      {push(`"branch":"main","message":"\\\udc00 x"`), "half of a character"},
+		"two first halves":    {push(`"branch":"main","message":"\ud800\ud800"`), "half of a character"},
 		"untitled request":    {push(good + `,"pull_request":{"title":""}`), "push.pull_request.title"},
 		"request to itself":   {push(good + `,"pull_request":{"title":"t","destination":"main"}`), "push.pull_request.destination"},
 	} {
@@ -73,6 +78,9 @@ func TestParseRequestRefuses(t *testing.T) {
 
 func TestParseRequestAccepts(t *testing.T) {
 	t.Parallel()
+	if _, err := job.ParseRequest([]byte(push(`"branch":"main","message":"\ud83d\ude00 \\ud800 \u00e9"`)), job.DefaultLimits()); err != nil {
+		t.Errorf("a whole pair, and a backslash before a word: %v", err)
+	}
 	request, err := job.ParseRequest([]byte(`{`+repository+`,"clone":{"ref":"refs/heads/main","paths":["docs/**"]}}`), job.DefaultLimits())
 	if err != nil {
 		t.Fatal(err)

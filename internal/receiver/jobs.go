@@ -25,7 +25,10 @@ func (r *receiver) submit(ctx context.Context, c *call) error {
 	}
 	if asked.OnExpiry != job.OnExpiryWait { // such a job waits for a token, the first one too
 		if err := r.hasToken(ctx, c, asked.Actor); err != nil {
-			return err
+			// A repeat of a job that is there is answered all the same: it needs nothing more.
+			if _, missing := r.Jobs.Get(ctx, c.Installation(), asked.ID); missing != nil {
+				return err
+			}
 		}
 	}
 	status, created, err := r.Jobs.Enqueue(ctx, asked)
