@@ -22,13 +22,12 @@ import (
 const (
 	maxKeySet   = 256 << 10 // bytes
 	maxKeys     = 64        // in one set
-	maxUnknown  = 1024      // kids remembered as unknown
 	minModulus  = 2048      // bits
 	refreshIdle = 15 * time.Minute
 )
 
-// keySet is the keys at one URL, kept. A lookup never waits longer than the fetch timeout; a kid that was looked for and not
-// found is not looked for again before the minimum interval is over; a fetch that fails or brings nothing keeps the old keys.
+// keySet is the keys at one URL, kept. A lookup never waits longer than the fetch timeout; whatever is looked for, the set is
+// fetched at most once per minimum interval, so unknown ids need no memory of their own; a fetch that fails or brings nothing keeps the old keys.
 type keySet struct {
 	url          string
 	client       *http.Client
@@ -40,59 +39,40 @@ type keySet struct {
 	mu      sync.Mutex
 	flying  *flight // nil where no fetch is under way
 	keys    map[string]*rsa.PublicKey
-	unknown map[string]time.Time // kid: when it was looked for in vain
-	tried   time.Time            // the last fetch began
-	fetched time.Time            // the last fetch that brought keys
+	tried   time.Time // the last fetch began
+	fetched time.Time // the last fetch that brought keys
+	failed  error     // of the last fetch
 }
 
 var errUnknownKey = errors.New("no key of that id")
 
-// key finds a key: in what is kept or, at most once per minimum interval, by fetching the set again.
+// key finds a key: in what is kept or, at most once per minimum interval, by fetching the set again. What is not found right
+// after a fetch that worked is no key of Forge's; after one that failed, nobody knows.
 func (s *keySet) key(ctx context.Context, kid string) (*rsa.PublicKey, error) {
 	s.mu.Lock()
-	now := s.now()
 	key, known := s.keys[kid]
-	stale := now.Sub(s.fetched) > refreshIdle && now.Sub(s.tried) >= s.minRefresh
-	mayFetch := now.Sub(s.tried) >= s.minRefresh
-	recently := now.Sub(s.unknown[kid]) < s.minRefresh
-	empty := len(s.keys) == 0
+	stale := s.now().Sub(s.fetched) > refreshIdle && s.due()
 	s.mu.Unlock()
-
 	if known {
 		if stale {
-			go func() { _ = s.refresh(context.WithoutCancel(ctx), true) }() // the request does not wait; fly logs
+			go func() { _ = s.refresh(context.WithoutCancel(ctx)) }() // the request does not wait; fly logs
 		}
 		return key, nil
 	}
-	if !mayFetch || recently && !empty {
-		// A fetch that is under way may bring the key; one that ended a moment ago has not.
-		if err := s.refresh(ctx, false); err != nil && empty {
-			return nil, err
-		}
-		return s.lookup(kid)
-	}
-	if err := s.refresh(ctx, true); err != nil {
-		return nil, err
-	}
-	return s.lookup(kid)
-}
-
-// lookup finds a key in what is kept and remembers a kid that is not there.
-func (s *keySet) lookup(kid string) (*rsa.PublicKey, error) {
+	err := s.refresh(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if key, known := s.keys[kid]; known {
 		return key, nil
 	}
-	if len(s.keys) == 0 {
-		return nil, fault.Newf(fault.Unavailable, "forge's keys are not here yet; try again in a few seconds")
+	if err != nil {
+		return nil, err
 	}
-	if len(s.unknown) >= maxUnknown {
-		clear(s.unknown)
-	}
-	s.unknown[kid] = s.now()
 	return nil, errUnknownKey
 }
+
+// due reports whether the interval since the last fetch is over. The caller holds the lock.
+func (s *keySet) due() bool { return s.now().Sub(s.tried) >= s.minRefresh }
 
 // flight is a fetch under way.
 type flight struct {
@@ -100,26 +80,27 @@ type flight struct {
 	err  error // once done is closed
 }
 
-// refresh fetches the set and waits for it; callers at the same time share one fetch. Where begin is false it only waits for a
-// fetch that is under way already.
-func (s *keySet) refresh(ctx context.Context, begin bool) error {
+// refresh fetches the set, or waits for a fetch that is under way: callers at the same time share one. Within the interval it
+// does neither, and its error is the last fetch's.
+func (s *keySet) refresh(ctx context.Context) error {
 	s.mu.Lock()
 	flying := s.flying
-	if flying == nil && begin {
+	if flying == nil && !s.due() {
+		defer s.mu.Unlock()
+		return s.failed
+	}
+	if flying == nil {
 		flying = &flight{done: make(chan struct{})}
 		s.flying, s.tried = flying, s.now()
 		// The fetch outlives the request that caused it: others wait for it too.
 		go s.fly(context.WithoutCancel(ctx), flying)
 	}
 	s.mu.Unlock()
-	if flying == nil {
-		return nil
-	}
 	select {
 	case <-flying.done:
 		return flying.err
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return fault.Wrapf(fault.Unavailable, context.Cause(ctx), "the time ran out while forge's keys were fetched; try again")
 	}
 }
 
@@ -130,12 +111,12 @@ func (s *keySet) fly(ctx context.Context, flying *flight) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == nil {
-		s.keys, s.fetched, s.unknown = keys, s.now(), map[string]time.Time{}
+		s.keys, s.fetched = keys, s.now()
 	} else {
 		s.logger.WarnContext(ctx, "forge's keys could not be fetched; those that are known stay", slog.String("error", err.Error()))
 		flying.err = fault.Wrapf(fault.Unavailable, err, "forge's keys cannot be fetched now; try again in a few seconds")
 	}
-	s.flying = nil
+	s.flying, s.failed = nil, flying.err
 	close(flying.done)
 }
 
