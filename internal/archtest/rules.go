@@ -20,7 +20,7 @@ type Package struct {
 
 // layers, from the bottom up. A room imports what lies below its own layer, never a neighbour.
 var layers = [][]string{
-	{"internal/fault", "internal/secret"},
+	{"internal/fault", "internal/secret", "internal/packstream", "internal/tipcache"},
 	{"internal/telemetry"},
 	{"internal/config", "internal/edit", "internal/forge", "internal/bitbucket"},
 	{"internal/job"},
@@ -53,6 +53,7 @@ var libraries = map[string][]string{
 	"github.com/go-redsync/redsync":   {"internal/repolock"},
 	"github.com/hibiken/asynqmon":     {"internal/ops"},
 	"github.com/hibiken/asynq":        {"internal/queue"},
+	"github.com/klauspost/compress":   {"internal/packstream", "internal/gitrepo"},
 	"github.com/knadh/koanf":          {"internal/config"},
 	"github.com/labstack/echo":        {"internal/receiver"},
 	"github.com/prometheus/":          {"internal/telemetry"},
