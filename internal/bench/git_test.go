@@ -5,20 +5,24 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/gitsmith/gitsmith/internal/gitrepo/gittest"
 )
 
 // workVariable makes this program do one job as a worker does and print its Sample as JSON.
 const workVariable = "GITSMITH_BENCH_WORK"
 
 func TestMain(m *testing.M) {
+	if root := os.Getenv(serverVariable); root != "" {
+		if err := serveAlone(root); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if text := os.Getenv(workVariable); text != "" {
 		if err := workAlone(text); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -75,13 +79,9 @@ func serve(tb testing.TB, cache string, shape Shape) *served {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	git, err := gittest.New(tb.TempDir())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	server := httptest.NewServer(git)
-	tb.Cleanup(server.Close)
-	s := &served{tb: tb, base: server.URL, slug: shape.Name, path: git.Path(Workspace + "/" + shape.Name)}
+	root := tb.TempDir()
+	server := startGitServer(tb, root)
+	s := &served{tb: tb, base: server.base, slug: shape.Name, path: server.git.Path(Workspace + "/" + shape.Name)}
 	gitOutput(tb, "", "clone", "--quiet", "--bare", "--local", built, s.path)
 	gitOutput(tb, s.path, "config", "http.receivepack", "true")
 	s.tip = gitOutput(tb, s.path, "rev-parse", "main")

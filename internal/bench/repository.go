@@ -37,11 +37,16 @@ func Medium() Shape {
 	return Shape{Name: "medium", Files: 3000, Commits: 5000, Words: 2200, Edits: 2, Rewritten: 220}
 }
 
+// Large is what a company keeps in one repository: 139 MB packed, 41 MB of them for the tip alone.
+func Large() Shape {
+	return Shape{Name: "large", Files: 20_000, Commits: 20_000, Words: 530, Edits: 4, Rewritten: 228}
+}
+
 // Build makes a bare repository of the shape below root, packed as a server would have it, with its branch main. One that is
 // there already is used again. It needs git in PATH. Where ctx ends early nothing is left below its final name.
 func Build(ctx context.Context, root string, shape Shape) (directory string, err error) {
-	// The parameters are part of the name, so that a changed shape is built anew.
-	name := fmt.Sprintf("%s-%d-%d-%d-%d-%d.git", shape.Name, shape.Files, shape.Commits, shape.Words, shape.Edits, shape.Rewritten)
+	// The parameters are part of the name, so that a changed shape is built anew; so is the version of what follows from them.
+	name := fmt.Sprintf("%s-2-%d-%d-%d-%d-%d.git", shape.Name, shape.Files, shape.Commits, shape.Words, shape.Edits, shape.Rewritten)
 	directory = filepath.Join(root, name)
 	if _, err := os.Stat(directory); err == nil {
 		return directory, nil
@@ -93,10 +98,16 @@ func gitEnvironment() []string {
 		"GIT_AUTHOR_NAME=Bench", "GIT_AUTHOR_EMAIL=bench@example.com", "GIT_COMMITTER_NAME=Bench", "GIT_COMMITTER_EMAIL=bench@example.com")
 }
 
-// EditedFile is a file of every shape.
-const EditedFile = "module000/package00/file0000.txt"
+// EditedFile is a file of every shape, six directories deep: the others are two deep. OtherFile is another one, elsewhere.
+const (
+	EditedFile = "module000/package00/src/main/resources/messages/file0000.txt"
+	OtherFile  = "module000/package01/file0010.txt"
+)
 
 func filePath(number int) string {
+	if number == 0 {
+		return EditedFile
+	}
 	return fmt.Sprintf("module%03d/package%02d/file%04d.txt", number/100, number/10%10, number)
 }
 
