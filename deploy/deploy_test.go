@@ -51,8 +51,10 @@ func TestCompose(t *testing.T) {
 			}
 		}
 	}
-	if !hasVolume(project.Services["worker"], "", argument(project.Services["worker"].Environment, "GITSMITH_TEMP_DIR")) {
-		t.Error("worker: its temporary folder is not a volume of its own")
+	for _, folder := range []string{"GITSMITH_TEMP_DIR", "GITSMITH_CACHE_DIR"} {
+		if !hasVolume(project.Services["worker"], "", argument(project.Services["worker"].Environment, folder)) {
+			t.Errorf("worker: its %s is not a volume of its own", folder)
+		}
 	}
 }
 

@@ -95,7 +95,7 @@ func (s *sandbox) startPrograms(ctx context.Context) error {
 	worker := append([]string{
 		"GITSMITH_GIT_URL=" + s.gitURL, "GITSMITH_API_URL=" + s.gitURL,
 		"GITSMITH_OPS_ADDR=" + free(ctx, "127.0.0.1:9091"),
-		"GITSMITH_TEMP_DIR=" + filepath.Join(s.folder, "tmp"),
+		"GITSMITH_TEMP_DIR=" + filepath.Join(s.folder, "tmp"), "GITSMITH_CACHE_DIR=" + filepath.Join(s.folder, "tips"),
 	}, common...)
 
 	listening := make(chan app.Addresses)

@@ -18,8 +18,8 @@ import (
 
 type gitAdapter struct{ client *gitrepo.Client }
 
-func (g gitAdapter) Open(repository bitbucket.Repository, token secret.Text) worker.Remote {
-	return remoteAdapter{g.client, gitrepo.Remote{Repository: repository, Token: token}}
+func (g gitAdapter) Open(installation string, repository bitbucket.Repository, token secret.Text) worker.Remote {
+	return remoteAdapter{g.client, gitrepo.Remote{Repository: repository, Token: token, Installation: installation}}
 }
 
 type remoteAdapter struct {
@@ -28,16 +28,15 @@ type remoteAdapter struct {
 }
 
 func (r remoteAdapter) Tip(ctx context.Context, branch string) (string, bool, error) {
-	refs, err := r.client.Refs(ctx, r.remote)
-	if err != nil {
-		return "", false, err
-	}
-	commit, found := refs.Branch(branch)
-	return commit, found, nil
+	return r.client.Tip(ctx, r.remote, branch)
 }
 
-func (r remoteAdapter) Snapshot(ctx context.Context, ref string, depth int) (worker.Snapshot, error) {
-	snapshot, err := r.client.Fetch(ctx, r.remote, gitrepo.Want{Ref: ref, Depth: depth})
+func (r remoteAdapter) Snapshot(ctx context.Context, ref string, need worker.Need) (worker.Snapshot, error) {
+	want := gitrepo.Want{Ref: ref, Depth: 1, Sparse: need.Sparse, TreeDepth: need.TreeDepth, Push: need.Push}
+	if need.History {
+		want.Depth = 0
+	}
+	snapshot, err := r.client.Fetch(ctx, r.remote, want)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +58,8 @@ func (s snapshotAdapter) Build(ctx context.Context, changes []edit.FileChange, s
 		Message: spec.Message, AuthorName: spec.Author.Name, AuthorEmail: spec.Author.Email, Time: spec.Time, JobID: spec.JobID,
 	})
 }
+
+func (s snapshotAdapter) Read() job.Read { return job.Read(s.Way()) }
 
 func (s snapshotAdapter) Archive(ctx context.Context, w io.Writer, format job.Archive, paths []string) (int, error) {
 	return s.Snapshot.Archive(ctx, w, gitrepo.ArchiveSpec{Format: format, Paths: paths})

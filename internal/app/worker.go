@@ -49,7 +49,12 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 
 	git, err := gitrepo.New(gitrepo.Config{
 		Base: settings.GitURL, TempDir: settings.TempDir, MemoryLimit: settings.MemoryLimit, MaxRepository: settings.MaxRepository,
-		Observe: func(t gitrepo.Transfer) { b.metrics.GitTransfer(string(t.Phase), t.Status, t.Sent, t.Received) },
+		CacheDir: settings.CacheDir, CacheSize: settings.CacheSize,
+		Observe:     func(t gitrepo.Transfer) { b.metrics.GitTransfer(string(t.Phase), t.Status, t.Sent, t.Received) },
+		ObserveRead: func(way gitrepo.Way) { b.metrics.GitRead(string(way)) },
+		CacheFailed: func(err error) {
+			b.logger.WarnContext(ctx, "the tip cache cannot be written; the next job on the repository reads it anew", slog.Any(telemetry.KeyError, err))
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("git: %w", err)

@@ -49,6 +49,8 @@ type Worker struct {
 	Concurrency     int
 	TempDir         string
 	MemoryLimit     int64 // bytes of a pack that are kept in memory; above it is on disk
+	CacheDir        string
+	CacheSize       int64 // bytes
 	MaxRepository   int64 // bytes
 	TokenMargin     time.Duration
 	JobTimeout      time.Duration // of one attempt

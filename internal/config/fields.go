@@ -79,6 +79,8 @@ func (w *Worker) fields() []field {
 		{name: "GITSMITH_CONCURRENCY", fallback: cores, shown: "2 × cores", set: into(&w.Concurrency, positive), meaning: "jobs at once in a worker"},
 		{name: "GITSMITH_TEMP_DIR", fallback: filepath.Join(os.TempDir(), "gitsmith"), shown: "`gitsmith` in the system's", set: into(&w.TempDir, text), meaning: "what does not fit in memory while a job runs"},
 		{name: "GITSMITH_MEMORY_LIMIT", fallback: "1MiB", set: into(&w.MemoryLimit, size), meaning: "of a pack that is kept in memory; a larger one is on disk"},
+		{name: "GITSMITH_CACHE_DIR", fallback: cacheFolder(), shown: "`gitsmith/tips` in the user cache folder", set: into(&w.CacheDir, text), meaning: "trees of the repositories that were read last, which make the next edit quick; may be deleted at any time"},
+		{name: "GITSMITH_CACHE_SIZE", fallback: "1GiB", set: into(&w.CacheSize, size), meaning: "bytes of it; what was used least recently goes"},
 		{name: "GITSMITH_MAX_REPOSITORY", fallback: "4GiB", set: into(&w.MaxRepository, size), meaning: "larger ones are refused"},
 		{name: "GITSMITH_TOKEN_MARGIN", fallback: "60s", set: into(&w.TokenMargin, duration), meaning: "a token with less life left is as good as gone"},
 		{name: "GITSMITH_JOB_TIMEOUT", fallback: "10m", set: into(&w.JobTimeout, duration), meaning: "one attempt"},
@@ -86,6 +88,15 @@ func (w *Worker) fields() []field {
 		{name: "GITSMITH_AUTHOR_NAME", fallback: "Gitsmith", set: into(&w.AuthorName, text), meaning: "author of commits whose job names none"},
 		{name: "GITSMITH_AUTHOR_EMAIL", fallback: "gitsmith@localhost", set: into(&w.AuthorEmail, text), meaning: "the same"},
 	}, w.Common.fields("127.0.0.1:9091")...)
+}
+
+// cacheFolder is where the tip cache is where nobody says so: $XDG_CACHE_HOME, or what that stands for.
+func cacheFolder() string {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		base = os.TempDir()
+	}
+	return filepath.Join(base, "gitsmith", "tips")
 }
 
 // artifactFolder is where archives go where nobody says so: $XDG_DATA_HOME, or what that stands for.

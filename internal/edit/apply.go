@@ -16,6 +16,15 @@ func Apply(ctx context.Context, source Source, changes []Change, limits Limits) 
 	if err != nil {
 		return nil, err
 	}
+	if prefetcher, is := source.(Prefetcher); is {
+		ids, err := reads(ctx, source, operations, limits)
+		if err == nil && len(ids) > 0 {
+			err = prefetcher.Prefetch(ctx, ids)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	tree := newOverlay(source, limits)
 	for _, operation := range operations {
 		if err := context.Cause(ctx); err != nil {

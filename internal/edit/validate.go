@@ -21,6 +21,10 @@ func Validate(changes []Change, limits Limits) error {
 // operation is a change that was found valid and is ready to be applied.
 type operation interface {
 	apply(ctx context.Context, tree *overlay) error
+	// paths are those that it names, as globs where it takes such.
+	paths() []string
+	// reads are the files of an untouched tree whose content it will read.
+	reads(ctx context.Context, tree *overlay) ([]found, error)
 }
 
 // compiler turns changes into operations and keeps what must hold for all of them together.

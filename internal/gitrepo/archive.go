@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/object"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
@@ -36,11 +35,6 @@ const (
 // archiveBuffer is the size of each of the few buffers that an archive passes through.
 const archiveBuffer = 64 << 10
 
-// objectReader is what an archive needs of the snapshot's object storage.
-type objectReader interface {
-	EncodedObject(plumbing.ObjectType, plumbing.Hash) (plumbing.EncodedObject, error)
-}
-
 // archiveSource is the part of a snapshot that an archive is written from.
 type archiveSource struct {
 	objects objectReader
@@ -48,6 +42,7 @@ type archiveSource struct {
 	tip     plumbing.Hash // what ref names: the commit, or an annotated tag that leads to it
 	ref     string        // full name; empty or HEAD where no branch or tag was asked for
 	shallow bool          // history is cut off
+	pack    *pack         // the server's, whole; a bundle needs it
 }
 
 // archiveWriter is one format of a tree's archive. Paths are clean, relative and without a trailing slash. A directory comes
@@ -60,8 +55,8 @@ type archiveWriter interface {
 }
 
 // writeArchive writes the archive and counts its files and symlinks; of a bundle, those of the commit. The bytes depend on the
-// commit, the ref and the paths alone (and on the release of Gitsmith, whose compressor may change), never on the machine or
-// on how the server packed the objects. What was written is useless after an error. The end of ctx ends it within one buffer.
+// commit, the ref and the paths alone (and on the release of Gitsmith, whose compressor may change), never on the machine or,
+// but for a bundle, on how the server packed the objects. What was written is useless after an error. The end of ctx ends it within one buffer.
 func writeArchive(ctx context.Context, w io.Writer, source archiveSource, spec ArchiveSpec) (int, error) {
 	target := &archiveTarget{ctx: ctx, out: w}
 	buffered := bufio.NewWriterSize(target, archiveBuffer)
@@ -87,6 +82,9 @@ type archiveTarget struct {
 }
 
 func (t *archiveTarget) Write(p []byte) (int, error) {
+	if t.ctx.Err() != nil {
+		return 0, context.Cause(t.ctx)
+	}
 	n, err := t.out.Write(p)
 	if err != nil && t.err == nil {
 		t.err = err
@@ -122,45 +120,6 @@ func writeArchiveTo(ctx context.Context, out *bufio.Writer, source archiveSource
 		return 0, err
 	}
 	return files, writer.Close()
-}
-
-// readCommit reads a commit without its tree and parents.
-func readCommit(objects objectReader, hash plumbing.Hash) (*object.Commit, error) {
-	encoded, err := objects.EncodedObject(plumbing.CommitObject, hash)
-	if err != nil {
-		return nil, fmt.Errorf("read commit %s: %w", hash, err)
-	}
-	commit := new(object.Commit)
-	if err := commit.Decode(encoded); err != nil {
-		return nil, fmt.Errorf("read commit %s: %w", hash, err)
-	}
-	return commit, nil
-}
-
-// readTree reads one level of a tree.
-func readTree(objects objectReader, hash plumbing.Hash) (*object.Tree, error) {
-	encoded, err := objects.EncodedObject(plumbing.TreeObject, hash)
-	if err != nil {
-		return nil, fmt.Errorf("read tree %s: %w", hash, err)
-	}
-	tree := new(object.Tree)
-	if err := tree.Decode(encoded); err != nil {
-		return nil, fmt.Errorf("read tree %s: %w", hash, err)
-	}
-	return tree, nil
-}
-
-// contextReader ends reading when ctx has ended.
-type contextReader struct {
-	ctx    context.Context //nolint:containedctx // it lives for one copy
-	reader io.Reader
-}
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if r.ctx.Err() != nil {
-		return 0, context.Cause(r.ctx)
-	}
-	return r.reader.Read(p)
 }
 
 // clampTime is when in UTC, in whole seconds, brought between two Unix times. A commit may claim any time at all.

@@ -18,6 +18,8 @@ import (
 // and git bundle verify take it without anything else. Its references are the asked one, an annotated tag with its tag
 // object, and HEAD, which lets git clone check out the commit; where a bare commit was asked for, HEAD alone.
 //
+// The pack is the server's own, byte for byte, once all of it has come and is sound.
+//
 // A shallow snapshot is refused: git reads a bundle without the history below a boundary only into a repository that has the
 // boundary's commits already (they would be prerequisites), so it could never be cloned.
 func writeBundle(ctx context.Context, out *bufio.Writer, source archiveSource, spec ArchiveSpec) (int, error) {
@@ -35,14 +37,64 @@ func writeBundle(ctx context.Context, out *bufio.Writer, source archiveSource, s
 	if err != nil {
 		return 0, err
 	}
-	list := newPackList(ctx, source.objects)
-	if err := list.addTip(source.tip); err != nil {
+	if err := closed(ctx, source); err != nil {
 		return 0, err
 	}
 	if err := writeBundleHeader(out, source); err != nil {
 		return 0, fmt.Errorf("archive: %w", err)
 	}
-	return files, writePack(ctx, out, source.objects, list.ordered())
+	_, err = source.pack.WriteTo(out)
+	return files, err
+}
+
+// closed parses a pack to its end and checks that git could clone from it: the tip is there, and whatever an object leads to.
+func closed(ctx context.Context, source archiveSource) error {
+	if err := source.pack.all(); err != nil {
+		return err
+	}
+	if _, here := source.pack.Get(source.tip); !here {
+		return fmt.Errorf("the pack lacks its tip: %w", plumbing.ErrObjectNotFound)
+	}
+	for found := range source.pack.Objects() {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		leads, err := leadsTo(fromPack(source.pack, found))
+		if err != nil {
+			return fmt.Errorf("%s %x: %w", found.Kind, found.ID, err)
+		}
+		for _, hash := range leads {
+			if _, here := source.pack.Get(hash); !here {
+				return fmt.Errorf("%s %x leads to %s, which the pack lacks: %w", found.Kind, found.ID, hash, plumbing.ErrObjectNotFound)
+			}
+		}
+	}
+	return nil
+}
+
+// leadsTo are the objects that an object names, but for submodules' commits, which are in other repositories.
+func leadsTo(found *readObject) ([]plumbing.Hash, error) {
+	switch found.kind {
+	case plumbing.TagObject:
+		tag := new(object.Tag)
+		err := tag.Decode(found)
+		return []plumbing.Hash{tag.Target}, err
+	case plumbing.CommitObject:
+		commit := new(object.Commit)
+		err := commit.Decode(found)
+		return append(commit.ParentHashes, commit.TreeHash), err
+	case plumbing.TreeObject:
+		tree := new(object.Tree)
+		err := tree.Decode(found)
+		leads := make([]plumbing.Hash, 0, len(tree.Entries))
+		for _, entry := range tree.Entries {
+			if entry.Mode != filemode.Submodule {
+				leads = append(leads, entry.Hash)
+			}
+		}
+		return leads, err
+	}
+	return nil, nil
 }
 
 func writeBundleHeader(out io.Writer, source archiveSource) error {
@@ -55,120 +107,4 @@ func writeBundleHeader(out io.Writer, source archiveSource) error {
 	header.WriteString("\n")
 	_, err := io.WriteString(out, header.String())
 	return err
-}
-
-// packList collects the objects of a pack, each once, with the path under which it was first met. What it keeps is some hundred
-// bytes an object and the paths, never content.
-type packList struct {
-	ctx     context.Context //nolint:containedctx // it lives for one bundle
-	objects objectReader
-
-	seen    map[plumbing.Hash]struct{}
-	paths   map[string]int32
-	entries []packEntry
-}
-
-// packEntry is one object of a pack.
-type packEntry struct {
-	hash plumbing.Hash
-	path int32 // which path, by number; only objects of one path are compared with each other
-	kind plumbing.ObjectType
-}
-
-func newPackList(ctx context.Context, objects objectReader) *packList {
-	return &packList{ctx: ctx, objects: objects, seen: map[plumbing.Hash]struct{}{}, paths: map[string]int32{}}
-}
-
-// add notes an object and reports whether it is new.
-func (l *packList) add(hash plumbing.Hash, kind plumbing.ObjectType, path string) bool {
-	if _, seen := l.seen[hash]; seen {
-		return false
-	}
-	l.seen[hash] = struct{}{}
-	number, known := l.paths[path]
-	if !known {
-		number = int32(len(l.paths)) //nolint:gosec // a path costs more than two bytes of a repository of 4 GB
-		l.paths[path] = number
-	}
-	l.entries = append(l.entries, packEntry{hash: hash, path: number, kind: kind})
-	return true
-}
-
-// addTip notes all that a commit or an annotated tag leads to.
-func (l *packList) addTip(tip plumbing.Hash) error {
-	for {
-		encoded, err := l.objects.EncodedObject(plumbing.AnyObject, tip)
-		if err != nil {
-			return fmt.Errorf("read %s: %w", tip, err)
-		}
-		if encoded.Type() != plumbing.TagObject {
-			return l.addHistory(tip)
-		}
-		tag := new(object.Tag)
-		if err := tag.Decode(encoded); err != nil {
-			return fmt.Errorf("read tag %s: %w", tip, err)
-		}
-		if !l.add(tip, plumbing.TagObject, "") {
-			return fmt.Errorf("tag %s leads to itself", tip)
-		}
-		tip = tag.Target
-	}
-}
-
-// addHistory walks from a commit to all its ancestors, first parents first: an order that the commits alone decide.
-func (l *packList) addHistory(tip plumbing.Hash) error {
-	stack := []plumbing.Hash{tip}
-	for len(stack) > 0 {
-		if l.ctx.Err() != nil {
-			return context.Cause(l.ctx)
-		}
-		hash := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		if !l.add(hash, plumbing.CommitObject, "") {
-			continue
-		}
-		commit, err := readCommit(l.objects, hash)
-		if err != nil {
-			return err
-		}
-		if err := l.addTree(commit.TreeHash, "", 0); err != nil {
-			return err
-		}
-		for i := len(commit.ParentHashes) - 1; i >= 0; i-- {
-			stack = append(stack, commit.ParentHashes[i])
-		}
-	}
-	return nil
-}
-
-// addTree takes names as they are: nothing is written under them, and an unusual one must not hinder a backup.
-func (l *packList) addTree(hash plumbing.Hash, path string, depth int) error {
-	if !l.add(hash, plumbing.TreeObject, path) {
-		return nil
-	}
-	if depth > maxArchiveDepth {
-		return fault.Newf(fault.TooLarge, "archive: directories are nested more than %d deep at %.80q", maxArchiveDepth, path)
-	}
-	if l.ctx.Err() != nil {
-		return context.Cause(l.ctx)
-	}
-	tree, err := readTree(l.objects, hash)
-	if err != nil {
-		return err
-	}
-	for i := range tree.Entries {
-		entry := &tree.Entries[i]
-		switch entry.Mode {
-		case filemode.Submodule: // the commit is in another repository
-		case filemode.Dir:
-			if err := l.addTree(entry.Hash, path+entry.Name+"/", depth+1); err != nil {
-				return err
-			}
-		default:
-			if _, seen := l.seen[entry.Hash]; !seen { // before the path is put together: mostly it is not needed
-				l.add(entry.Hash, plumbing.BlobObject, path+entry.Name)
-			}
-		}
-	}
-	return nil
 }

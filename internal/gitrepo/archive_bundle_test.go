@@ -2,6 +2,7 @@ package gitrepo
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -112,7 +113,7 @@ func TestBundleRefusesPartOfARepository(t *testing.T) {
 	shallow.shallow = true
 	for name, refused := range map[string]error{
 		"shallow": second(writeArchive(t.Context(), io.Discard, shallow, ArchiveSpec{Format: job.ArchiveBundle})),
-		"paths":   second(writeArchive(t.Context(), io.Discard, r.source("main"), ArchiveSpec{Format: job.ArchiveBundle, Paths: []string{"docs"}})),
+		"paths":   second(writeArchive(t.Context(), io.Discard, r.sourceFor(job.ArchiveBundle, "main"), ArchiveSpec{Format: job.ArchiveBundle, Paths: []string{"docs"}})),
 	} {
 		if fault.KindOf(refused) != fault.Invalid {
 			t.Errorf("%s: %v, want Invalid", name, refused)
@@ -125,48 +126,19 @@ func second(_ int, err error) error { return err }
 func TestBundleWithAMissingObjectIsNoBundle(t *testing.T) {
 	t.Parallel()
 	r := motley(t)
-	source := r.source("refs/heads/main")
-	source.objects = without{source.objects, plumbing.NewHash(strings.TrimSpace(r.git("rev-parse", "main~1:docs/guide.md")))}
-	if _, err := writeArchive(t.Context(), io.Discard, source, ArchiveSpec{Format: job.ArchiveBundle}); err == nil {
-		t.Error("a bundle was written though an object is missing")
-	}
-}
-
-// without is a storage that lacks one object.
-type without struct {
-	objectReader
-	hash plumbing.Hash
-}
-
-func (w without) EncodedObject(kind plumbing.ObjectType, hash plumbing.Hash) (plumbing.EncodedObject, error) {
-	if hash == w.hash {
-		return nil, plumbing.ErrObjectNotFound
-	}
-	return w.objectReader.EncodedObject(kind, hash)
-}
-
-// Versions at one path become deltas: without them the bundle would be many times as large.
-func TestBundleIsSmall(t *testing.T) {
-	t.Parallel()
-	r := newArchiveRepo(t)
-	historyOf(r, 120)
-	data, _ := r.archive("refs/heads/history", job.ArchiveBundle)
-	theirs := r.gitAt(r.dir, nil, "bundle", "create", "-q", "-", "refs/heads/history")
-	if len(data) > 2*len(theirs) {
-		t.Errorf("our bundle has %d bytes, git's %d", len(data), len(theirs))
-	}
-}
-
-func TestPackEntryHeaders(t *testing.T) {
-	t.Parallel()
-	for size, want := range map[int64]string{0: "30", 15: "3f", 16: "b001", 2047: "bf7f", 2048: "b08001", 1 << 40: "b0808080808002"} {
-		if got := fmt.Sprintf("%x", entryHeader(plumbing.BlobObject, size)); got != want {
-			t.Errorf("size %d: %s, want %s", size, got, want)
+	for _, missing := range []string{"main~1:docs/guide.md", "main~1:docs", "main~1", "main^{tree}", "main"} {
+		hash := strings.TrimSpace(r.git("rev-parse", missing))
+		var rest strings.Builder
+		for line := range strings.Lines(r.git("rev-list", "--objects", "main")) {
+			if !strings.HasPrefix(line, hash) {
+				rest.WriteString(line)
+			}
 		}
-	}
-	for distance, want := range map[int64]string{1: "01", 127: "7f", 128: "8000", 255: "807f", 256: "8100", 16511: "ff7f", 16512: "808000"} {
-		if got := fmt.Sprintf("%x", appendDistance(nil, distance)); got != want {
-			t.Errorf("distance %d: %s, want %s", distance, got, want)
+		source := r.source("refs/heads/main")
+		source.pack = r.pack(r.gitAt(r.dir, []byte(rest.String()), "pack-objects", "-q", "--stdout"))
+		_, err := writeArchive(t.Context(), io.Discard, source, ArchiveSpec{Format: job.ArchiveBundle})
+		if !errors.Is(err, plumbing.ErrObjectNotFound) {
+			t.Errorf("%s is missing: %v", missing, err)
 		}
 	}
 }

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,10 +102,36 @@ func (r archiveRepo) source(ref string) archiveSource {
 	return source
 }
 
+// sourceFor is source with what the format needs: the pack, as a server sends it, of which a bundle is made.
+func (r archiveRepo) sourceFor(format job.Archive, ref string) archiveSource {
+	r.tb.Helper()
+	source := r.source(ref)
+	if format == job.ArchiveBundle {
+		source.pack = r.pack(r.gitAt(r.dir, []byte(ref+"\n"), "pack-objects", "-q", "--revs", "--stdout", "--delta-base-offset"))
+	}
+	return source
+}
+
+// pack opens a pack's bytes, which lie on disk.
+func (r archiveRepo) pack(content []byte) *pack {
+	r.tb.Helper()
+	client, err := New(Config{Base: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}, TempDir: r.tb.TempDir(), MemoryLimit: 1})
+	if err != nil {
+		r.tb.Fatal(err)
+	}
+	opened := client.open(r.tb.Context(), io.NopCloser(nil), bytes.NewReader(content), packRequest{})
+	r.tb.Cleanup(func() {
+		if err := errors.Join(opened.close(), client.Close()); err != nil {
+			r.tb.Error(err)
+		}
+	})
+	return opened
+}
+
 func (r archiveRepo) archive(ref string, format job.Archive, paths ...string) ([]byte, int) {
 	r.tb.Helper()
 	var out bytes.Buffer
-	files, err := writeArchive(r.tb.Context(), &out, r.source(ref), ArchiveSpec{Format: format, Paths: paths})
+	files, err := writeArchive(r.tb.Context(), &out, r.sourceFor(format, ref), ArchiveSpec{Format: format, Paths: paths})
 	if err != nil {
 		r.tb.Fatalf("archive %s of %s: %v", format, ref, err)
 	}

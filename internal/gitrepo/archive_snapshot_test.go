@@ -2,8 +2,11 @@ package gitrepo
 
 import (
 	"bytes"
+	"errors"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -82,10 +85,6 @@ func TestArchiveOfASnapshotIsAlwaysTheSame(t *testing.T) {
 		{Want{Depth: 2}, job.ArchiveZip, "refs/heads/main"},
 		{Want{Ref: commit, Depth: 1}, job.ArchiveTarGz, commit},
 		{Want{Ref: "history"}, job.ArchiveTarGz, "refs/heads/history"},
-		{Want{Ref: "refs/heads/history"}, job.ArchiveBundle, "refs/heads/history"},
-		{Want{Ref: "v1"}, job.ArchiveBundle, "refs/tags/v1"},
-		{Want{Ref: "refs/tags/light"}, job.ArchiveBundle, "refs/tags/light"},
-		{Want{Ref: commit}, job.ArchiveBundle, commit},
 	} {
 		expected, count := r.archive(test.ref, test.format)
 		for i, server := range servers {
@@ -93,6 +92,31 @@ func TestArchiveOfASnapshotIsAlwaysTheSame(t *testing.T) {
 			if err != nil || digest(got) != digest(expected) || files != count {
 				t.Errorf("server %d, %v as %s: %d files, sha256 %s, %v; want %d, %s", i, test.want, test.format, files, digest(got), err, count, digest(expected))
 			}
+		}
+	}
+}
+
+func TestBundleOfASnapshotIsCloned(t *testing.T) {
+	t.Parallel()
+	r := motley(t)
+	historyOf(r, 60)
+	commit := strings.TrimSpace(r.git("rev-parse", "history~10"))
+	server := serveArchive(t, r, 4<<10, "--window=100")
+	for want, ref := range map[Want]string{
+		{Ref: "refs/heads/history"}: "refs/heads/history", {Ref: "v1"}: "refs/tags/v1", {Ref: "refs/tags/light"}: "refs/tags/light", {Ref: commit}: commit, {}: "main",
+	} {
+		data, files, err := server.fetchAndArchive(want, ArchiveSpec{Format: job.ArchiveBundle})
+		name := filepath.Join(t.TempDir(), "x.bundle")
+		if err = errors.Join(err, os.WriteFile(name, data, 0o600)); err != nil {
+			t.Fatalf("%v: %v", want, err)
+		}
+		clone := archiveRepo{t, filepath.Join(t.TempDir(), "clone")}
+		r.gitAt("", nil, "-c", "transfer.fsckObjects=true", "clone", "-q", name, clone.dir)
+		if got, want := clone.git("rev-list", "--objects", "HEAD"), r.git("rev-list", "--objects", ref+"^{commit}"); got != want {
+			t.Errorf("%s: the objects differ:\n%s\nwant:\n%s", ref, got, want)
+		}
+		if listed := strings.Count(clone.git("ls-tree", "-rz", "HEAD"), " blob "); listed != files {
+			t.Errorf("%s: %d files reported, %d are there", ref, files, listed)
 		}
 	}
 }

@@ -246,7 +246,7 @@ func TestArchiveDoesNotDependOnThePacking(t *testing.T) {
 	r.gitAt("", nil, "init", "-q", "--bare", loose.dir)
 	loose.gitAt(loose.dir, nil, "-c", "transfer.unpackLimit=100000", "fetch", "-q", r.dir, "+refs/*:refs/*")
 
-	for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip, job.ArchiveBundle} {
+	for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip} {
 		for _, ref := range []string{"refs/heads/main", "refs/heads/history", "refs/tags/v1"} {
 			want, _ := r.archive(ref, format)
 			for _, other := range []archiveRepo{r, whole, tight, loose} {
@@ -300,7 +300,7 @@ func TestLargeBlobIsStreamed(t *testing.T) {
 	stream.file("100644", "large.bin", strings.Repeat(pseudoRandom(1<<10), size>>10))
 	r.fastImport(stream.done())
 	for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip, job.ArchiveBundle} {
-		source := r.source("refs/heads/main")
+		source := r.sourceFor(format, "refs/heads/main")
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		if _, err := writeArchive(t.Context(), io.Discard, source, ArchiveSpec{Format: format}); err != nil {
@@ -336,7 +336,7 @@ func TestArchiveStopsWithItsContext(t *testing.T) {
 	for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip, job.ArchiveBundle} {
 		ctx, cancel := context.WithCancel(t.Context())
 		out := countingWriter{wrote: cancel}
-		_, err := writeArchive(ctx, &out, r.source("refs/heads/main"), ArchiveSpec{Format: format})
+		_, err := writeArchive(ctx, &out, r.sourceFor(format, "refs/heads/main"), ArchiveSpec{Format: format})
 		if !errors.Is(err, context.Canceled) || fault.KindOf(err) != fault.Interrupted || out.bytes > 4*archiveBuffer {
 			t.Errorf("%s: %v after %d bytes", format, err, out.bytes)
 		}
@@ -351,7 +351,7 @@ func TestArchivePassesOnWhatTheWriterSays(t *testing.T) {
 		fault.Newf(fault.TooLarge, "the quota is reached"): fault.TooLarge,
 	} {
 		for _, format := range []job.Archive{job.ArchiveTarGz, job.ArchiveZip, job.ArchiveBundle} {
-			_, err := writeArchive(t.Context(), failingWriter{said}, r.source("refs/heads/main"), ArchiveSpec{Format: format})
+			_, err := writeArchive(t.Context(), failingWriter{said}, r.sourceFor(format, "refs/heads/main"), ArchiveSpec{Format: format})
 			if !errors.Is(err, said) || fault.KindOf(err) != want {
 				t.Errorf("%s: %v, want %v as %v", format, err, said, want)
 			}

@@ -39,25 +39,39 @@ type Commit struct {
 // Hash is the commit's; it means nothing where the commit is Unchanged.
 func (c *Commit) Hash() string { return c.hash.String() }
 
+// size is about how many bytes the pack can have, in memory's measure: before compression.
+func (c *Commit) size() int64 {
+	var size int64
+	for _, hash := range c.hashes {
+		if encoded, err := c.objects.EncodedObject(plumbing.AnyObject, hash); err == nil {
+			size += encoded.Size()
+		}
+	}
+	return size
+}
+
 // Unchanged reports that the tree is the parent's: there is nothing to push.
 func (c *Commit) Unchanged() bool { return c.unchanged }
 
 // Build makes the commit that differs from the snapshot in changes: blobs, the trees along the changed paths, the commit.
 // Directories without a file disappear. The same snapshot, changes and spec give the same hash.
 func (s *Snapshot) Build(ctx context.Context, changes []edit.FileChange, spec CommitSpec) (*Commit, error) {
-	b := builder{ctx: ctx, snapshot: s, commit: &Commit{parent: s.tip.commit, objects: memory.NewStorage()}}
+	b := builder{ctx: ctx, snapshot: s, commit: &Commit{objects: memory.NewStorage()}}
+	if s.objects != nil {
+		b.commit.parent = s.objects.tip.commit
+	}
 	root, _, err := b.tree(s.root, changes)
 	if err != nil {
 		return nil, s.classify(ctx, err)
 	}
-	if root == s.root && s.store != nil {
+	if root == s.root && s.objects != nil {
 		b.commit.unchanged = true
 		return b.commit, nil
 	}
 	signature := object.Signature{Name: spec.AuthorName, Email: spec.AuthorEmail, When: spec.Time.UTC().Truncate(time.Second)}
 	commit := object.Commit{Author: signature, Committer: signature, Message: withTrailer(spec.Message, spec.JobID), TreeHash: root}
-	if s.store != nil {
-		commit.ParentHashes = []plumbing.Hash{s.tip.commit}
+	if s.objects != nil {
+		commit.ParentHashes = []plumbing.Hash{b.commit.parent}
 	}
 	encoded := new(plumbing.MemoryObject)
 	if err := commit.Encode(encoded); err != nil {
@@ -82,7 +96,7 @@ func (b *builder) tree(base plumbing.Hash, changes []edit.FileChange) (hash plum
 	}
 	entries := map[string]object.TreeEntry{}
 	if !base.IsZero() {
-		tree, err := readTree(b.snapshot.store, base)
+		tree, err := b.snapshot.objects.tree(b.ctx, base)
 		if err != nil {
 			return base, false, err
 		}
@@ -179,7 +193,7 @@ func (b *builder) write(entries map[string]object.TreeEntry) (plumbing.Hash, err
 // add keeps an object for the pack, unless the server has sent it itself.
 func (b *builder) add(encoded plumbing.EncodedObject) (plumbing.Hash, error) {
 	hash := encoded.Hash()
-	if b.snapshot.store != nil && b.snapshot.store.objects.HasEncodedObject(hash) == nil {
+	if b.snapshot.objects != nil && b.snapshot.objects.has(hash) {
 		return hash, nil
 	}
 	if b.commit.objects.HasEncodedObject(hash) == nil {

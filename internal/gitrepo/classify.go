@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/packstream"
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
 
@@ -22,7 +24,7 @@ const maxQuote = 200
 // classifyStatus is what a status other than a git answer means. Bitbucket's words are those of its documents and of public
 // threads: only the scope's are relied on, and only to say more.
 func classifyStatus(op operation, status int, wait time.Duration, body string) error {
-	cause := fmt.Errorf("status %d: %s", status, quote(body))
+	cause := &statusError{status, quote(body)}
 	switch {
 	case status == http.StatusOK:
 		return fault.Wrapf(fault.Unavailable, cause, "%s: the server's answer is not git's, as when a proxy or a login page answers; if it stays so, check GITSMITH_GIT_URL", op)
@@ -52,6 +54,14 @@ func classifyStatus(op operation, status int, wait time.Duration, body string) e
 	return fault.Wrapf(fault.Internal, cause, "%s: the server answered with status %d", op, status)
 }
 
+// statusError is a status that is no git answer.
+type statusError struct {
+	code  int
+	words string
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("status %d: %s", e.code, e.words) }
+
 // classifyNetwork is what it means that no answer came, or that it broke off.
 func classifyNetwork(ctx context.Context, op operation, err error) error {
 	var classified *fault.Error
@@ -77,6 +87,13 @@ func classifyPack(ctx context.Context, op operation, err error) error {
 	var classified *fault.Error
 	if errors.As(err, &classified) || context.Cause(ctx) != nil || errors.Is(err, errIdle) {
 		return classifyNetwork(ctx, op, err)
+	}
+	var disk *fs.PathError
+	switch {
+	case errors.Is(err, packstream.ErrTooLarge):
+		return fault.Wrapf(fault.TooLarge, err, "%s: the repository is larger than GITSMITH_MAX_REPOSITORY allows", op)
+	case errors.As(err, &disk):
+		return fault.Wrapf(fault.Internal, err, "%s: there is no place on disk for what the server sends", op)
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, plumbing.ErrObjectNotFound) {
 		return fault.Wrapf(fault.Unavailable, err, "%s: the server's answer ended too early; it is tried again", op)

@@ -11,10 +11,12 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/secret"
+	"github.com/gitsmith/gitsmith/internal/tipcache"
 )
 
 // Config is what a [Client] is made of. Base and TempDir are required.
@@ -25,7 +27,11 @@ type Config struct {
 	MaxRepository int64         // bytes that a fetch may bring; default 4 GiB
 	IdleTimeout   time.Duration // without a byte from the server; default 60 s
 	Transport     http.RoundTripper
+	CacheDir      string         // where the tips of repositories are kept between jobs; empty: nowhere
+	CacheSize     int64          // bytes of it; default 1 GiB
 	Observe       func(Transfer) // after each request, concurrently; may be nil
+	ObserveRead   func(Way)      // after each Fetch that read a tip, concurrently; may be nil
+	CacheFailed   func(error)    // something could not be cached, which costs time alone; may be nil
 }
 
 // Transfer is one request that was answered, or not (Status 0).
@@ -39,6 +45,8 @@ type Transfer struct {
 type Remote struct {
 	Repository bitbucket.Repository
 	Token      secret.Text
+	// Installation parts what is kept between jobs: what one reads, no other gets. Empty, nothing is kept.
+	Installation string
 }
 
 // Client reads and writes repositories at one server. It may be used concurrently.
@@ -46,6 +54,10 @@ type Client struct {
 	config  Config
 	http    *http.Client
 	scratch *scratch
+	cache   *tipcache.Cache // nil where there is none
+
+	mu      sync.Mutex
+	servers map[string]*server // what is remembered of them, by repository; nil: only that it was wrong
 }
 
 // New makes a client and removes what dead processes left below TempDir.
@@ -58,11 +70,19 @@ func New(config Config) (*Client, error) {
 	}
 	orDefault(&config.MemoryLimit, 1<<20)
 	orDefault(&config.MaxRepository, 4<<30)
+	orDefault(&config.CacheSize, 1<<30)
 	if config.IdleTimeout <= 0 {
 		config.IdleTimeout = time.Minute
 	}
 	if config.Transport == nil {
 		config.Transport = newTransport(config.IdleTimeout)
+	}
+	var cache *tipcache.Cache
+	if config.CacheDir != "" {
+		var err error
+		if cache, err = tipcache.Open(config.CacheDir, config.CacheSize); err != nil {
+			return nil, fmt.Errorf("gitrepo: %w", err)
+		}
 	}
 	scratch, err := openScratch(config.TempDir)
 	if err != nil {
@@ -71,6 +91,8 @@ func New(config Config) (*Client, error) {
 	return &Client{
 		config:  config,
 		scratch: scratch,
+		cache:   cache,
+		servers: map[string]*server{},
 		http: &http.Client{
 			Transport:     config.Transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

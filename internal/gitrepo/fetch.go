@@ -1,190 +1,280 @@
 package gitrepo
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/format/pktline"
-	"github.com/go-git/go-git/v5/plumbing/object"
-	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
-	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
 
-	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/packstream"
+	"github.com/gitsmith/gitsmith/internal/tipcache"
 )
 
 // Want is what a fetch reads.
 type Want struct {
 	Ref   string // empty or HEAD, a full ref, a branch, a tag, or a commit's full hash
 	Depth int    // commits of history; 0 is all of it
+	// Sparse says that few of the files will be read, of a tip without its history: what else there is need not come. What is
+	// read is kept in the tip cache, with Push.
+	Sparse bool
+	// TreeDepth is how many levels of directories will be looked at, with Sparse; 0 is all of them. More can still be read, which
+	// then may cost a request.
+	TreeDepth int
+	// Push says that a push to the ref will follow, and others after it.
+	Push bool
 }
 
-// Fetch reads a ref's tip, its tree and as much history as asked for. It is two requests. The snapshot of an empty repository
-// is empty, whatever ref was asked for; its first commit makes the branch.
+// Way is how a tip was read.
+type Way string
+
+// The ways, the cheapest first.
+const (
+	WayCached  Way = "cached"  // the tip cache had it: no pack was asked for
+	WayUpdated Way = "updated" // the tip cache had an older tip, and what came since was asked for
+	WayPartial Way = "partial" // the commit and its trees alone, and files by their hash (a filter)
+	WayShallow Way = "shallow" // the commit with all its files, as far as it was needed
+	WayFull    Way = "full"    // with the whole history
+)
+
+// Fetch reads a ref's tip: what it is, and its objects by the cheapest way that the server has. The snapshot may go on receiving until
+// it is closed, or until ctx ends. The snapshot of an empty repository is empty, whatever ref was asked for; its first commit
+// makes the branch.
 //
-// Faults: NotFound for a ref that is not there, Denied, TooLarge over MaxRepository, Throttled, Unavailable for whatever a
-// later attempt may find well, Interrupted when ctx ends.
+// Faults, of Fetch and of all that reads the snapshot: NotFound for a ref that is not there, Denied, TooLarge over
+// MaxRepository, Throttled, Unavailable for whatever a later attempt may find well, Interrupted when ctx ends.
 func (c *Client) Fetch(ctx context.Context, remote Remote, want Want) (*Snapshot, error) {
 	op := reading(remote)
-	refs, err := c.Refs(ctx, remote)
-	if err != nil {
-		return nil, err
+	want.Sparse = want.Sparse && want.Depth == 1
+	var entry *tipcache.Entry
+	var meta cached
+	if want.Sparse {
+		entry, meta = c.load(remote)
 	}
-	if refs.Empty {
-		return newEmptySnapshot(op), nil
-	}
-	tip, err := refs.find(op, want.Ref)
+	snapshot, err := c.fetch(ctx, remote, op, want, entry, meta)
 	if err != nil {
-		return nil, err
+		if entry != nil {
+			err = errors.Join(err, entry.Close())
+		}
+		if misunderstood(err) {
+			c.forget(remote)
+		}
+		return nil, packFault(ctx, op, err)
 	}
-	store, err := c.fetchPack(ctx, remote, op, refs, fetchRequest{wants: []plumbing.Hash{tip.want}, depth: want.Depth})
-	if err != nil {
-		return nil, err
-	}
-	snapshot, err := newSnapshot(op, store, tip, want.Depth)
-	if err != nil {
-		return nil, errors.Join(classifyPack(ctx, op, err), store.close())
+	if c.config.ObserveRead != nil && snapshot.objects != nil {
+		c.config.ObserveRead(snapshot.way)
 	}
 	return snapshot, nil
 }
 
-// fetchRequest is a request of git-upload-pack, protocol version 0.
-type fetchRequest struct {
-	wants []plumbing.Hash
-	haves []plumbing.Hash
-	depth int
-}
-
-// encode writes the request. Of what the server can do it asks for the sideband, for deltas by offset, for silence on progress,
-// and never for a thin pack, whose bases would be missing here.
-func (f fetchRequest) encode(capabilities *capability.List) *bytes.Buffer {
-	chosen := capability.NewList()
-	for _, wanted := range []capability.Capability{capability.Sideband64k, capability.OFSDelta, capability.NoProgress} {
-		if capabilities.Supports(wanted) {
-			_ = chosen.Set(wanted) // these take no argument, so it cannot fail
-		}
-	}
-	if f.depth > 0 && capabilities.Supports(capability.Shallow) {
-		_ = chosen.Set(capability.Shallow)
-	}
-	buffer := new(bytes.Buffer)
-	lines := pktline.NewEncoder(buffer) // into memory: cannot fail
-	for i, want := range f.wants {
-		if i == 0 {
-			_ = lines.Encodef("want %s %s\n", want, chosen)
-		} else {
-			_ = lines.Encodef("want %s\n", want)
-		}
-	}
-	if f.depth > 0 && capabilities.Supports(capability.Shallow) {
-		_ = lines.Encodef("deepen %d\n", f.depth)
-	}
-	_ = lines.Flush()
-	for _, have := range f.haves {
-		_ = lines.Encodef("have %s\n", have)
-	}
-	_ = lines.EncodeString("done\n")
-	return buffer
-}
-
-// fetchPack asks for a pack and indexes it as it comes.
-func (c *Client) fetchPack(ctx context.Context, remote Remote, op operation, refs Refs, request fetchRequest) (*store, error) {
-	body := request.encode(refs.capabilities)
-	answer, err := c.post(ctx, remote, UploadPack, op, body, int64(body.Len()))
+func (c *Client) fetch(ctx context.Context, remote Remote, op operation, want Want, entry *tipcache.Entry, meta cached) (*Snapshot, error) {
+	found, err := c.locate(ctx, remote, op, want)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = answer.Close() }() // what was read is checked by itself
-	pack, err := openPack(answer, refs.capabilities.Supports(capability.Sideband64k))
-	if err != nil {
-		return nil, classifyPack(ctx, op, err)
-	}
-	store, err := c.store(pack)
-	if err != nil {
-		return nil, classifyPack(ctx, op, err)
-	}
-	return store, nil
-}
-
-// openPack reads what comes before the pack: the shallow boundary and the end of the negotiation.
-func openPack(answer io.Reader, sidebanded bool) (io.Reader, error) {
-	buffered := bufio.NewReaderSize(answer, 64<<10)
-	lines := pktline.NewScanner(buffered)
-	for lines.Scan() {
-		line := bytes.TrimSuffix(lines.Bytes(), []byte("\n"))
-		switch {
-		case len(line) == 0, bytes.HasPrefix(line, []byte("shallow ")), bytes.HasPrefix(line, []byte("unshallow ")):
-		case bytes.Equal(line, []byte("NAK")), bytes.HasPrefix(line, []byte("ACK ")):
-			if sidebanded {
-				return sideband.NewDemuxer(sideband.Sideband64k, buffered), nil
-			}
-			return buffered, nil
-		default:
-			return nil, fmt.Errorf("%.40q where the negotiation should end", line)
+	if found.empty {
+		if entry != nil {
+			err = entry.Close()
 		}
+		return &Snapshot{op: op}, err
 	}
-	err := lines.Err()
-	var refusal *pktline.ErrorLine
-	switch {
-	case errors.As(err, &refusal):
-		return nil, fault.Newf(fault.NotFound, "the server does not hand out what was asked for: %q; name a branch, a tag or a commit that one of them holds", quote(refusal.Text))
-	case err != nil:
-		return nil, err
+	o := &objects{client: c, remote: remote, op: op, server: found.server, tip: found.tip, entry: entry}
+	snapshot := &Snapshot{op: op, client: c, objects: o, want: want, meta: meta}
+	if err := snapshot.read(ctx, want); err != nil {
+		o.entry = nil // the caller's
+		return nil, errors.Join(err, o.close())
 	}
-	return nil, io.ErrUnexpectedEOF
+	return snapshot, nil
 }
 
-// FindJob looks for the commit that a job made on a branch, among those that came after since; where since is not in the
-// branch's history any more, among the last fifty. It recognises the trailer Forge-Job.
+// locate finds out what a ref names. Where a push will follow and nothing is known of the server, it is asked at the same time what it takes
+// and what it gives; its first answer lists the refs too.
+func (c *Client) locate(ctx context.Context, remote Remote, op operation, want Want) (located, error) {
+	if s := c.known(remote); !want.Push || s != nil && (s.Receive != nil || !s.V2) {
+		return c.resolve(ctx, remote, op, want.Ref)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type answer struct {
+		listing
+		err error
+	}
+	takes := make(chan answer, 1)
+	go func() {
+		l, err := c.advertised(ctx, remote, AdvertiseReceive, op)
+		takes <- answer{l, err}
+	}()
+	gives, err := c.advertised(ctx, remote, AdvertiseUpload, op)
+	if err != nil {
+		cancel()
+		<-takes
+		return located{}, err
+	}
+	receives := <-takes // that it failed is said when it matters, at the push
+	if receives.err == nil {
+		gives.server.Receive = receives.server.Receive
+	}
+	c.remember(remote, gives.server)
+	if !gives.server.V2 {
+		return gives.locate(op, want.Ref)
+	}
+	if hash, listed := receives.hashes[want.Ref]; listed {
+		return located{tip: tip{want.Ref, hash, hash}, server: gives.server}, nil
+	}
+	return c.resolve(ctx, remote, op, want.Ref)
+}
+
+// read chooses the way, and this is the one place that does: the first that the server and the cache allow. Where a way fails because
+// the server is not what it said, or the cache not what was kept, the next one is taken.
+func (s *Snapshot) read(ctx context.Context, want Want) error {
+	o := s.objects
+	ways := []struct {
+		way  Way
+		open bool
+		read func(context.Context, Want) error
+	}{
+		{WayFull, want.Depth == 0, o.readFull},
+		{WayCached, want.Sparse && hasTip(o.entry, o.tip.commit), func(context.Context, Want) error { return nil }},
+		{WayUpdated, want.Sparse && o.entry != nil && o.server.Ready && o.server.Shallow, func(ctx context.Context, want Want) error { return o.update(ctx, want, s.meta) }},
+		{WayPartial, want.Sparse && o.server.Filter && o.server.ByHash && o.server.Shallow, o.readPartial},
+		{WayShallow, want.Depth > 0, o.readShallow},
+	}
+	var err error
+	for _, each := range ways {
+		if !each.open {
+			continue
+		}
+		if err = each.read(ctx, want); err == nil {
+			err = s.open(ctx)
+		}
+		if err == nil {
+			s.way = each.way
+			return nil
+		}
+		if context.Cause(ctx) != nil || !errors.Is(err, errNotReady) && !errors.Is(err, plumbing.ErrObjectNotFound) && !errors.Is(err, packstream.ErrTooLarge) && !misunderstood(err) {
+			return err
+		}
+		err = errors.Join(err, o.drop())
+	}
+	return err
+}
+
+func (o *objects) readFull(ctx context.Context, _ Want) error {
+	return o.request(ctx, packRequest{wants: []plumbing.Hash{o.tip.want}}, true)
+}
+
+func (o *objects) readShallow(ctx context.Context, want Want) error {
+	return o.request(ctx, packRequest{wants: []plumbing.Hash{o.tip.want}, depth: want.Depth}, true)
+}
+
+func (o *objects) readPartial(ctx context.Context, want Want) error {
+	return o.request(ctx, packRequest{wants: []plumbing.Hash{o.tip.want}, depth: 1, filter: treeFilter(want)}, false)
+}
+
+func treeFilter(want Want) string {
+	if want.TreeDepth == 0 {
+		return "blob:none"
+	}
+	return fmt.Sprintf("combine:blob:none+tree:%d", want.TreeDepth)
+}
+
+// update asks for what a newer tip has that a cached one has not. It must be less than the entry holds, or reading anew is cheaper.
+func (o *objects) update(ctx context.Context, want Want, meta cached) error {
+	since, found := meta.since(o.entry, o.tip.ref)
+	if !found {
+		return errNotReady
+	}
+	return o.request(ctx, packRequest{
+		wants: []plumbing.Hash{o.tip.want}, since: &since, update: true, filter: updateFilter(o.server),
+		maxBytes: max(1<<20, 2*o.entry.Size()),
+	}, false)
+}
+
+func updateFilter(s server) string {
+	if s.Filter && s.ByHash {
+		return "blob:none"
+	}
+	return ""
+}
+
+// drop gives up what a way brought that led nowhere.
+func (o *objects) drop() error {
+	var errs []error
+	for _, p := range o.packs {
+		errs = append(errs, p.close())
+	}
+	o.packs, o.main, o.whole, o.trees = nil, nil, false, nil
+	return errors.Join(errs...)
+}
+
+// FindJob looks for the commit that a job made on a branch, among those that came after since; where since is empty, among the
+// last fifty. It recognises the trailer Forge-Job.
 func (c *Client) FindJob(ctx context.Context, remote Remote, branch, jobID, since string) (commit string, found bool, err error) {
 	op := reading(remote)
-	refs, err := c.Refs(ctx, remote)
+	name := "refs/heads/" + branch
+	l, err := c.list(ctx, remote, op, []string{name})
 	if err != nil {
 		return "", false, err
 	}
-	tip, there := refs.hashes["refs/heads/"+branch]
-	if !there || refs.Empty {
+	tip, there := l.hashes[name]
+	if !there {
 		return "", false, nil
 	}
-	request := fetchRequest{wants: []plumbing.Hash{tip}, haves: []plumbing.Hash{plumbing.NewHash(since)}}
+	request := packRequest{wants: []plumbing.Hash{tip}, filter: "tree:0", ahead: readAhead}
 	if since == "" {
-		request = fetchRequest{wants: []plumbing.Hash{tip}, depth: searchDepth}
+		request.depth = searchDepth
+	} else {
+		hash := plumbing.NewHash(since)
+		request.since = &hash
 	}
-	store, err := c.fetchPack(ctx, remote, op, refs, request)
+	p, err := c.fetchPack(ctx, remote, op, l.server, request)
 	if err != nil {
-		return "", false, err
+		return "", false, packFault(ctx, op, err)
 	}
-	hash, err := searchTrailer(store, tip, jobID)
-	if err = errors.Join(err, store.close()); err != nil {
-		return "", false, classifyPack(ctx, op, err)
+	hash, err := searchTrailer(commitReader{p}, tip, jobID)
+	if err = errors.Join(err, p.close()); err != nil {
+		return "", false, packFault(ctx, op, err)
 	}
 	return hash, hash != "", nil
 }
 
 const (
-	searchDepth = 50     // commits, where no starting point is known
-	searchLimit = 10_000 // commits, at all
+	searchDepth = 50        // commits, where no starting point is known
+	searchLimit = 10_000    // commits, at all
+	readAhead   = 256 << 10 // bytes of a pack that may arrive before they are asked for
 )
 
-// searchTrailer walks from tip through the commits that the store has.
+// commitReader reads a pack's commits, which come before all else.
+type commitReader struct{ *pack }
+
+func (r commitReader) EncodedObject(_ plumbing.ObjectType, hash plumbing.Hash) (plumbing.EncodedObject, error) {
+	for {
+		if found, here := r.Get(hash); here {
+			return fromPack(r.pack, found), nil
+		}
+		if last := r.Last(); last != 0 && last != packstream.Commit {
+			return nil, plumbing.ErrObjectNotFound
+		}
+		if err := r.Next(); errors.Is(err, io.EOF) {
+			return nil, plumbing.ErrObjectNotFound
+		} else if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// searchTrailer walks from tip through the commits that there are.
 func searchTrailer(objects objectReader, tip plumbing.Hash, jobID string) (string, error) {
 	seen, queue := map[plumbing.Hash]bool{tip: true}, []plumbing.Hash{tip}
 	for len(queue) > 0 && len(seen) < searchLimit {
 		hash := queue[0]
 		queue = queue[1:]
-		encoded, err := objects.EncodedObject(plumbing.CommitObject, hash)
+		commit, err := readCommit(objects, hash)
 		if errors.Is(err, plumbing.ErrObjectNotFound) {
 			continue // the other side of the starting point
 		}
 		if err != nil {
-			return "", err
-		}
-		commit := new(object.Commit)
-		if err := commit.Decode(encoded); err != nil {
 			return "", err
 		}
 		if hasTrailer(commit.Message, jobID) {

@@ -2,10 +2,9 @@ package gitrepo
 
 import (
 	"bytes"
+	"io"
 	"net/url"
 	"testing"
-
-	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 )
@@ -15,12 +14,16 @@ func FuzzParseRefs(f *testing.F) {
 	const hash = "1a2485251c33a70432394c93fb89330ef214bfc9"
 	f.Add([]byte("001e# service=git-upload-pack\n0000003f" + hash + " HEAD\x00symref=HEAD:refs/heads/main\n003d" + hash + " refs/heads/main\n0000"))
 	f.Add([]byte("0000"))
+	f.Add([]byte("000eversion 2\n0012fetch=shallow\n0000"))
+	f.Add([]byte("0059" + hash + " HEAD symref-target:refs/heads/main\n0000"))
 	f.Add([]byte("0030ERR access denied or repository not exported"))
 	f.Add([]byte("ffff" + hash))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		refs, err := parseRefs(text)
-		if err == nil && !refs.Empty && refs.hashes == nil {
-			t.Fatal("neither empty nor any ref")
+		if l, err := parseAdvertisement(newPktReader(bytes.NewReader(text))); err == nil && l.whole && l.hashes == nil {
+			t.Fatal("neither version 2 nor refs")
+		}
+		if l, err := parseRefs(newPktReader(bytes.NewReader(text))); err == nil && l.hashes == nil {
+			t.Fatal("no refs and no error")
 		}
 	})
 }
@@ -29,20 +32,24 @@ func FuzzParseRefs(f *testing.F) {
 func FuzzOpenPack(f *testing.F) {
 	client := newFuzzClient(f)
 	const empty = "PACK\x00\x00\x00\x02\x00\x00\x00\x00\x02\x9d\x08\x82\x3b\xd8\xa8\xea\xb5\x10\xad\x6a\xc7\x5c\x82\x3c\xfd\x3e\xd3\x1e"
-	f.Add([]byte("0008NAK\n"+empty), false)
-	f.Add([]byte("0008NAK\n0025\x01"+empty+"0000"), true)
-	f.Add([]byte("0034shallow 1a2485251c33a70432394c93fb89330ef214bfc900000008NAK\n"), true)
-	f.Add([]byte("0030ERR upload-pack: not our ref 0000000000000000"), true)
-	f.Fuzz(func(t *testing.T, answer []byte, sidebanded bool) {
-		pack, err := openPack(bytes.NewReader(answer), sidebanded)
+	f.Add([]byte("0008NAK\n"+empty), false, false)
+	f.Add([]byte("0008NAK\n0025\x01"+empty+"0000"), true, false)
+	f.Add([]byte("000dpackfile\n0025\x01"+empty+"0000"), true, true)
+	f.Add([]byte("0034shallow 1a2485251c33a70432394c93fb89330ef214bfc900000008NAK\n"), true, false)
+	f.Add([]byte("0030ERR upload-pack: not our ref 0000000000000000"), true, false)
+	f.Fuzz(func(t *testing.T, answer []byte, sidebanded, v2 bool) {
+		source, err := openPack(newPktReader(bytes.NewReader(answer)), server{V2: v2, Sideband: sidebanded}, false)
 		if err != nil {
 			return
 		}
-		store, err := client.store(pack)
-		if err != nil {
-			return
+		p := client.open(t.Context(), io.NopCloser(nil), source, packRequest{})
+		_ = p.all() // whatever it is
+		for found := range p.Objects() {
+			if content, err := fromPack(p, found).content(); err != nil || int64(len(content)) != found.Size {
+				t.Fatalf("an object of %d bytes gives %d, %v", found.Size, len(content), err)
+			}
 		}
-		if err := store.close(); err != nil {
+		if err := p.close(); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -55,12 +62,7 @@ func FuzzReadReport(f *testing.F) {
 	f.Add([]byte("0013\x02remote: sorry\n0000"), true)
 	f.Add([]byte(""), true)
 	f.Fuzz(func(t *testing.T, answer []byte, sidebanded bool) {
-		used := capability.NewList()
-		_ = used.Set(capability.ReportStatus) // it takes no argument
-		if sidebanded {
-			_ = used.Set(capability.Sideband64k)
-		}
-		err := readReport(t.Context(), operation{verb: "push to", branch: "main"}, bytes.NewReader(answer), used)
+		err := readReport(t.Context(), operation{verb: "push to", branch: "main"}, bytes.NewReader(answer), receiver{Report: true, Sideband: sidebanded})
 		if err == nil && !bytes.Contains(answer, []byte("ok")) {
 			t.Fatalf("%q is taken for success", answer)
 		}

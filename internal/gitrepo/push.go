@@ -1,17 +1,16 @@
 package gitrepo
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"io"
+	"net/http"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
-	"github.com/go-git/go-git/v5/plumbing/protocol/packp/sideband"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 )
@@ -23,42 +22,66 @@ type PushSpec struct {
 	Commit *Commit
 }
 
-// Push makes the commit the branch's tip. It is three requests: what the server has now, the pack with the commit's new objects,
-// and a look at the branch afterwards, which decides: whatever the server or the connection said, the commit is there or it
-// is not.
+// Push makes the commit the branch's tip: the pack with the commit's new objects, and a look at the branch afterwards, which
+// decides: whatever the server or the connection said, the commit is there or it is not. Where it is not known what the server
+// takes, or the pack is large, the branch is looked at before too.
 //
-// A tip other than Old is a Conflict, before anything is sent. Denied, TooLarge and Throttled are the server's refusals; an
-// outcome that could not be learnt is Unavailable, and the caller looks again before it does it again.
+// A tip other than Old is a Conflict. Denied, TooLarge and Throttled are the server's refusals; an outcome that could not be
+// learnt is Unavailable, and the caller looks again before it does it again.
 func (c *Client) Push(ctx context.Context, remote Remote, spec PushSpec) error {
 	op := pushing(remote, spec.Branch)
-	refs, err := c.refs(ctx, remote, AdvertiseReceive, op)
-	if err != nil {
-		return err
+	if spec.Commit.unchanged {
+		return fault.Newf(fault.Internal, "%s: there is no commit to push, nothing was changed", op)
 	}
 	name := "refs/heads/" + spec.Branch
-	current := refs.hashes[name]
-	switch {
-	case current == spec.Commit.hash:
-		return nil
-	case current != plumbing.NewHash(spec.Old):
-		return fault.Newf(fault.Conflict, "%s: branch %q moved while the change was made", op, spec.Branch)
+	old := plumbing.NewHash(spec.Old)
+	takes := receiver{}
+	s := c.known(remote)
+	if s != nil && s.Receive != nil && spec.Commit.size() <= maxUnasked {
+		takes = *s.Receive
+	} else {
+		l, err := c.advertised(ctx, remote, AdvertiseReceive, op)
+		if err != nil {
+			return err
+		}
+		switch l.hashes[name] {
+		case spec.Commit.hash:
+			return nil
+		case old:
+		default:
+			return fault.Newf(fault.Conflict, "%s: branch %q moved while the change was made", op, spec.Branch)
+		}
+		takes = *l.server.Receive
+		if s != nil {
+			s.Receive = &takes
+			c.remember(remote, *s)
+		}
 	}
-	sent := c.send(ctx, remote, op, refs.capabilities, &packp.Command{
-		Name: plumbing.ReferenceName(name), Old: current, New: spec.Commit.hash,
-	}, spec.Commit)
+	sent := c.send(ctx, remote, op, takes, &packp.Command{Name: plumbing.ReferenceName(name), Old: old, New: spec.Commit.hash}, spec.Commit)
 	if kind := fault.KindOf(sent); sent != nil && kind != fault.Unavailable && kind != fault.Conflict {
-		return sent // refused for a reason: nothing was changed
+		c.forget(remote) // should it have been asked in a way that it no longer knows
+		return sent      // refused for a reason: nothing was changed
 	}
-	return c.verify(ctx, remote, op, name, current, spec.Commit.hash, sent)
+	if err := c.verify(ctx, remote, op, name, old, spec.Commit.hash, sent); err != nil {
+		c.forget(remote)
+		return err
+	}
+	if c.cache != nil && remote.Installation != "" {
+		c.store(remote, spec.Branch, spec.Commit)
+	}
+	return nil
 }
+
+// maxUnasked bounds, in bytes, what is sent without a look at the branch before.
+const maxUnasked = 1 << 20
 
 // verify looks where the branch is after a push that ended in sent.
 func (c *Client) verify(ctx context.Context, remote Remote, op operation, name string, old, hash plumbing.Hash, sent error) error {
-	refs, err := c.refs(ctx, remote, AdvertiseUpload, op)
+	l, err := c.list(ctx, remote, op, []string{name})
 	if err != nil {
 		return errors.Join(err, sent)
 	}
-	switch tip := refs.hashes[name]; {
+	switch tip := l.hashes[name]; {
 	case tip == hash:
 		return nil
 	case sent != nil:
@@ -69,42 +92,82 @@ func (c *Client) verify(ctx context.Context, remote Remote, op operation, name s
 	return fault.Newf(fault.Conflict, "%s: branch %q moved on while the push was verified", op, op.branch)
 }
 
-// send transfers the command and the pack, and reads the report.
-func (c *Client) send(ctx context.Context, remote Remote, op operation, offered *capability.List, command *packp.Command, commit *Commit) error {
+// send transfers the command and the pack, and reads the report. A small pack is sent with its length. A large one is sent while
+// it is made or, where the server wants the length before, made twice.
+func (c *Client) send(ctx context.Context, remote Remote, op operation, takes receiver, command *packp.Command, commit *Commit) error {
 	request := packp.NewReferenceUpdateRequest()
 	request.Commands = []*packp.Command{command}
-	for _, wanted := range []capability.Capability{capability.ReportStatus, capability.Sideband64k} {
-		if offered.Supports(wanted) {
-			_ = request.Capabilities.Set(wanted) // these take no argument, so it cannot fail
+	for _, wanted := range []struct {
+		capability capability.Capability
+		takes      bool
+	}{{capability.ReportStatus, takes.Report}, {capability.Sideband64k, takes.Sideband}} {
+		if wanted.takes {
+			_ = request.Capabilities.Set(wanted.capability) // these take no argument, so it cannot fail
 		}
 	}
-	body := new(bytes.Buffer)
-	if err := request.Encode(body); err != nil {
-		return fault.Wrapf(fault.Internal, err, "%s: the request cannot be encoded", op)
+	write := func(w io.Writer) error {
+		if err := request.Encode(w); err != nil {
+			return err
+		}
+		// No delta is looked for: the objects are few, and most are small.
+		_, err := packfile.NewEncoder(w, commit.objects, false).Encode(commit.hashes, 0)
+		return err
 	}
-	// No delta is looked for: the objects are few, and most are small.
-	if _, err := packfile.NewEncoder(body, commit.objects, false).Encode(commit.hashes, 0); err != nil {
-		return fault.Wrapf(fault.Internal, err, "%s: the pack cannot be encoded", op)
-	}
-	answer, err := c.post(ctx, remote, ReceivePack, op, body, int64(body.Len()))
+	answer, err := c.postPack(ctx, remote, op, write, commit.size())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = answer.Close() }() // what was read is checked by itself
-	return readReport(ctx, op, answer, request.Capabilities)
+	return readReport(ctx, op, answer, takes)
+}
+
+// postPack posts what write writes to git-receive-pack.
+func (c *Client) postPack(ctx context.Context, remote Remote, op operation, write func(io.Writer) error, size int64) (io.ReadCloser, error) {
+	if size <= maxUnasked {
+		body := new(bytes.Buffer)
+		if err := write(body); err != nil {
+			return nil, fault.Wrapf(fault.Internal, err, "%s: the pack cannot be encoded", op)
+		}
+		return c.post(ctx, remote, ReceivePack, op, server{}, body, int64(body.Len()))
+	}
+	answer, err := c.post(ctx, remote, ReceivePack, op, server{}, written(write), -1)
+	if status := new(statusError); errors.As(err, &status) && status.code == http.StatusLengthRequired {
+		counted := new(counter)
+		if err := write(counted); err != nil {
+			return nil, fault.Wrapf(fault.Internal, err, "%s: the pack cannot be encoded", op)
+		}
+		return c.post(ctx, remote, ReceivePack, op, server{}, written(write), counted.bytes)
+	}
+	return answer, err
+}
+
+// written is what write writes, while it is read. Closing it ends the writing.
+func written(write func(io.Writer) error) io.ReadCloser {
+	reader, writer := io.Pipe()
+	go func() {
+		_ = writer.CloseWithError(write(writer)) // it never fails
+	}()
+	return reader
+}
+
+// counter counts what is written to it.
+type counter struct{ bytes int64 }
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.bytes += int64(len(p))
+	return len(p), nil
 }
 
 // readReport reads what the server says of the push. An answer without a report is an Unavailable fault: the outcome is
 // unknown.
-func readReport(ctx context.Context, op operation, answer io.Reader, used *capability.List) error {
+func readReport(ctx context.Context, op operation, answer io.Reader, takes receiver) error {
 	words := &boundedBuffer{limit: 4 << 10}
-	reader := io.Reader(bufio.NewReader(answer))
-	if used.Supports(capability.Sideband64k) {
-		demuxer := sideband.NewDemuxer(sideband.Sideband64k, reader)
-		demuxer.Progress = words
-		reader = demuxer
+	lines := newPktReader(answer)
+	reader := io.Reader(lines.from)
+	if takes.Sideband {
+		reader = &sideband{lines: lines, words: words}
 	}
-	if !used.Supports(capability.ReportStatus) {
+	if !takes.Report {
 		_, err := io.Copy(io.Discard, reader)
 		if err != nil {
 			return classifyPack(ctx, op, err)
@@ -113,6 +176,9 @@ func readReport(ctx context.Context, op operation, answer io.Reader, used *capab
 	}
 	report := packp.NewReportStatus()
 	if err := report.Decode(reader); err != nil {
+		return classifyPack(ctx, op, err)
+	}
+	if _, err := io.Copy(io.Discard, io.LimitReader(reader, maxPkt)); err != nil { // to the end, so that the connection can be used again
 		return classifyPack(ctx, op, err)
 	}
 	if report.UnpackStatus != "ok" {

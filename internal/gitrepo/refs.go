@@ -1,127 +1,321 @@
 package gitrepo
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
-	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/packstream"
 )
 
-// maxAdvertisement bounds what a server may say of its refs: half a million of them.
-const maxAdvertisement = 64 << 20
+// maxListing bounds what a server may say of its refs, in bytes: half a million of them.
+const maxListing = 64 << 20
 
-// Refs is what a server advertises.
-type Refs struct {
-	// Empty is a repository without any commit.
-	Empty bool
-	// Head is the full name of the branch that HEAD names; empty where it points nowhere or is detached.
-	Head string
-
-	head         plumbing.Hash
-	hashes       map[string]plumbing.Hash
-	peeled       map[string]plumbing.Hash
-	capabilities *capability.List
+// listing is what a server lists of a repository's refs.
+type listing struct {
+	server server
+	whole  bool   // every ref was asked for
+	Head   string // the branch that HEAD names; empty where it is detached, or nothing is known of it
+	head   plumbing.Hash
+	hashes map[string]plumbing.Hash
+	peeled map[string]plumbing.Hash // what annotated tags lead to
 }
 
-// Branch is the commit at a branch's tip.
-func (r Refs) Branch(name string) (commit string, found bool) {
-	hash, found := r.hashes["refs/heads/"+name]
-	if !found {
-		return "", false
+func newListing() listing {
+	return listing{hashes: map[string]plumbing.Hash{}, peeled: map[string]plumbing.Hash{}}
+}
+
+// empty reports a repository without any commit.
+func (l listing) empty() bool { return l.whole && l.head.IsZero() && len(l.hashes) == 0 }
+
+// Tip is the commit at a branch's tip; found is false where the branch is not there. It is one request, two where the server
+// is not known yet.
+func (c *Client) Tip(ctx context.Context, remote Remote, branch string) (commit string, found bool, err error) {
+	name := "refs/heads/" + branch
+	l, err := c.list(ctx, remote, reading(remote), []string{name})
+	if err != nil {
+		return "", false, err
 	}
-	return hash.String(), true
+	hash, found := l.hashes[name]
+	if !found {
+		return "", false, nil
+	}
+	return hash.String(), true, nil
 }
 
-// Refs lists what can be read. It is one request.
-func (c *Client) Refs(ctx context.Context, remote Remote) (Refs, error) {
-	return c.refs(ctx, remote, AdvertiseUpload, reading(remote))
+// list asks for refs by their full names; none is all of them. By version 0 all are listed whatever was asked for.
+func (c *Client) list(ctx context.Context, remote Remote, op operation, names []string) (listing, error) {
+	if s := c.known(remote); s != nil && s.V2 {
+		l, err := c.listRefs(ctx, remote, op, *s, names)
+		if !misunderstood(err) {
+			return l, err
+		}
+		c.forget(remote) // it is not the server that it was
+	}
+	l, err := c.advertised(ctx, remote, AdvertiseUpload, op)
+	if err != nil {
+		return listing{}, err
+	}
+	c.remember(remote, l.server)
+	if !l.server.V2 {
+		return l, nil
+	}
+	return c.listRefs(ctx, remote, op, l.server, names)
 }
 
-func (c *Client) refs(ctx context.Context, remote Remote, phase Phase, op operation) (Refs, error) {
+// misunderstood reports an answer that shows that the server is not what was remembered of it.
+func misunderstood(err error) bool {
+	var refused *refusal
+	return errors.As(err, &refused) || errors.Is(err, packstream.ErrDamaged) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		fault.KindOf(err) == fault.Internal && err != nil
+}
+
+// advertised asks what a service has and can do. By version 2 that is no refs.
+func (c *Client) advertised(ctx context.Context, remote Remote, phase Phase, op operation) (listing, error) {
 	body, err := c.advertise(ctx, remote, phase, op)
 	if err != nil {
-		return Refs{}, err
+		return listing{}, err
 	}
 	defer func() { _ = body.Close() }() // what was read is checked by itself
-	text, err := io.ReadAll(io.LimitReader(body, maxAdvertisement+1))
-	if err != nil {
-		return Refs{}, classifyPack(ctx, op, err)
-	}
-	if len(text) > maxAdvertisement {
-		return Refs{}, fault.Newf(fault.TooLarge, "%s: the server advertises more than %d MB of refs", op, maxAdvertisement>>20)
-	}
-	refs, err := parseRefs(text)
-	if err != nil {
-		return Refs{}, classifyPack(ctx, op, err)
-	}
-	return refs, nil
+	lines := newPktReader(limit(body, op))
+	l, err := parseAdvertisement(lines)
+	return l, listingFault(ctx, op, cmp.Or(err, lines.end()))
 }
 
-// parseRefs reads an advertisement of protocol version 0 (gitprotocol-pack(5)).
-func parseRefs(text []byte) (Refs, error) {
-	if bytes.Contains(text[:min(len(text), 2048)], []byte("object-format=sha256")) {
-		return Refs{}, fault.Newf(fault.Invalid, "the repository's objects are named by SHA-256; only SHA-1 repositories can be read, as Bitbucket's are")
+// listRefs is the command ls-refs of protocol version 2.
+func (c *Client) listRefs(ctx context.Context, remote Remote, op operation, s server, names []string) (listing, error) {
+	request := new(pktWriter)
+	beginV2(request, s, "ls-refs")
+	request.line("peel")
+	request.line("symrefs")
+	if s.Unborn {
+		request.line("unborn")
 	}
-	if message, found := errorLine(text); found {
-		return Refs{}, fault.Newf(fault.NotFound, "the server refuses: %q", quote(message))
+	for _, name := range names {
+		request.line("ref-prefix %s", name)
 	}
-	advertised := packp.NewAdvRefs()
-	if err := advertised.Decode(bytes.NewReader(text)); err != nil {
-		if errors.Is(err, packp.ErrEmptyAdvRefs) {
-			return Refs{Empty: true, capabilities: capability.NewList()}, nil
+	request.flush()
+	body, err := c.post(ctx, remote, ListRefs, op, s, &request.Buffer, int64(request.Len()))
+	if err != nil {
+		return listing{}, err
+	}
+	defer func() { _ = body.Close() }() // what was read is checked by itself
+	lines := newPktReader(limit(body, op))
+	l, err := parseRefs(lines)
+	l.server, l.whole = s, len(names) == 0
+	return l, listingFault(ctx, op, cmp.Or(err, lines.end()))
+}
+
+// beginV2 begins a request of protocol version 2.
+func beginV2(request *pktWriter, s server, command string) {
+	request.line("command=%s", command)
+	request.line("agent=%s", userAgent)
+	if s.Format {
+		request.line("object-format=sha1")
+	}
+	request.delimiter()
+}
+
+// listingFault is what it means that refs could not be listed.
+func listingFault(ctx context.Context, op operation, err error) error {
+	var refused *refusal
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refused):
+		return fault.Wrapf(fault.NotFound, err, "%s: the server refuses: %q", op, quote(refused.words))
+	}
+	return classifyPack(ctx, op, err)
+}
+
+// limit ends an answer that lists refs with a TooLarge fault.
+func limit(body io.Reader, op operation) io.Reader {
+	return io.MultiReader(io.LimitReader(body, maxListing), failing{
+		fault.Newf(fault.TooLarge, "%s: the server lists more than %d MB of refs", op, maxListing>>20), body,
+	})
+}
+
+// failing ends as a body does or, where more comes, with err.
+type failing struct {
+	err  error
+	body io.Reader
+}
+
+func (f failing) Read(p []byte) (int, error) {
+	if n, err := f.body.Read(p[:1]); n == 0 {
+		return 0, err
+	}
+	return 0, f.err
+}
+
+// parseAdvertisement reads what a service says first: version 2 with its capabilities, or version 0 with its refs too.
+func parseAdvertisement(lines *pktReader) (listing, error) {
+	line, kind, err := lines.text()
+	if err == nil && strings.HasPrefix(line, "# service=") {
+		if _, kind, err = lines.text(); err == nil && kind == pktFlush {
+			line, kind, err = lines.text()
+		} else if err == nil {
+			err = fmt.Errorf("%w: the name of the service does not end", packstream.ErrDamaged)
 		}
-		return Refs{}, err
 	}
-	refs := Refs{
-		Empty: len(advertised.References) == 0 && advertised.Head == nil, hashes: advertised.References, peeled: advertised.Peeled,
-		capabilities: advertised.Capabilities,
+	if err != nil {
+		return listing{}, noEOF(err)
 	}
-	if advertised.Head != nil {
-		refs.head = *advertised.Head
-		for _, symref := range advertised.Capabilities.Get(capability.SymRef) {
-			if target, found := strings.CutPrefix(symref, "HEAD:"); found {
-				refs.Head = target
+	if line == "version 2" {
+		return parseV2Capabilities(lines)
+	}
+	l := newListing()
+	l.whole = true
+	for first := true; kind == pktData; first = false {
+		if first {
+			var capabilities string
+			line, capabilities, _ = strings.Cut(line, "\x00")
+			var r receiver
+			if l.server, r, l.Head, err = parseV0(capabilities); err != nil {
+				return listing{}, err
 			}
+			l.server.Receive = &r
+		}
+		if err := l.addV0(line); err != nil {
+			return listing{}, err
+		}
+		if line, kind, err = lines.text(); err != nil {
+			return listing{}, noEOF(err)
 		}
 	}
-	return refs, nil
+	return l, nil
 }
 
-// errorLine is the message of a pkt-line that reports an error instead of an answer.
-func errorLine(text []byte) (string, bool) {
-	if len(text) > 8 && bytes.HasPrefix(text[4:], []byte("ERR ")) {
-		line, _, _ := bytes.Cut(text[8:min(len(text), 1024)], []byte("\n"))
-		return string(line), true
+func parseV2Capabilities(lines *pktReader) (listing, error) {
+	l := listing{server: newV2()}
+	for {
+		line, kind, err := lines.text()
+		if err != nil {
+			return listing{}, noEOF(err)
+		}
+		if kind != pktData {
+			return l, nil
+		}
+		if err := l.server.addV2(line); err != nil {
+			return listing{}, err
+		}
 	}
-	return "", false
+}
+
+// addV0 takes "hash name", where a name that ends in ^{} is what a tag leads to.
+func (l *listing) addV0(line string) error {
+	text, name, _ := strings.Cut(line, " ")
+	if text == "shallow" || text == "version" {
+		return nil
+	}
+	hash, err := parseHash(text)
+	switch tag, peeled := strings.CutSuffix(name, "^{}"); {
+	case err != nil || name == "":
+		return fmt.Errorf("%w: %.80q where a ref is listed", packstream.ErrDamaged, line)
+	case name == "capabilities^{}", strings.HasPrefix(name, "."): // nothing at all; what another repository has
+	case name == "HEAD":
+		l.head = hash
+	case peeled:
+		l.peeled[tag] = hash
+	default:
+		l.hashes[name] = hash
+	}
+	return nil
+}
+
+// parseRefs reads the answer of ls-refs: "hash name symref-target:name peeled:hash".
+func parseRefs(lines *pktReader) (listing, error) {
+	l := newListing()
+	for {
+		line, kind, err := lines.text()
+		if err != nil {
+			return listing{}, noEOF(err)
+		}
+		if kind != pktData {
+			return l, nil
+		}
+		if err := l.addV2(line); err != nil {
+			return listing{}, err
+		}
+	}
+}
+
+func (l *listing) addV2(line string) error {
+	fields := strings.Split(line, " ")
+	if len(fields) < 2 {
+		return fmt.Errorf("%w: %.80q where a ref is listed", packstream.ErrDamaged, line)
+	}
+	name := fields[1]
+	var peeled plumbing.Hash
+	for _, field := range fields[2:] {
+		if target, found := strings.CutPrefix(field, "symref-target:"); found && name == "HEAD" {
+			l.Head = target
+		}
+		if text, found := strings.CutPrefix(field, "peeled:"); found {
+			peeled, _ = parseHash(text) // without it the tag is read
+		}
+	}
+	if fields[0] == "unborn" {
+		return nil
+	}
+	hash, err := parseHash(fields[0])
+	if err != nil {
+		return fmt.Errorf("%w: %.80q where a ref is listed", packstream.ErrDamaged, line)
+	}
+	if name == "HEAD" {
+		l.head = hash
+		return nil
+	}
+	l.hashes[name] = hash
+	if !peeled.IsZero() {
+		l.peeled[name] = peeled
+	}
+	return nil
+}
+
+func parseHash(text string) (plumbing.Hash, error) {
+	if !plumbing.IsHash(text) || len(text) != 40 {
+		return plumbing.ZeroHash, errors.New("no hash")
+	}
+	return plumbing.NewHash(text), nil
 }
 
 // tip is what a fetch asks for.
 type tip struct {
 	ref    string        // full name; empty where a commit was asked for, or HEAD is detached
 	want   plumbing.Hash // what ref names: a commit, or an annotated tag
-	commit plumbing.Hash // zero where only the tag object can tell
+	commit plumbing.Hash // a tag's object where only that can tell
+}
+
+// candidates are the full names that a ref as callers write it may stand for, the first that exists.
+func candidates(ref string) []string {
+	if ref == "" || ref == "HEAD" {
+		return []string{"HEAD"}
+	}
+	if strings.HasPrefix(ref, "refs/") {
+		return []string{ref}
+	}
+	return []string{ref, "refs/heads/" + ref, "refs/tags/" + ref}
 }
 
 // find resolves a ref as callers write it: nothing or HEAD, a full name, a branch, a tag, a commit's full hash, in this order.
-func (r Refs) find(op operation, ref string) (tip, error) {
+func (l listing) find(op operation, ref string) (tip, error) {
 	if ref == "" || ref == "HEAD" {
-		if r.head.IsZero() {
+		if l.head.IsZero() {
 			return tip{}, fault.Newf(fault.NotFound, "%s: HEAD points to a branch that does not exist; name a branch", op)
 		}
-		return tip{r.Head, r.head, r.head}, nil
+		return tip{l.Head, l.head, l.head}, nil
 	}
-	for _, name := range []string{ref, "refs/heads/" + ref, "refs/tags/" + ref} {
-		if hash, found := r.hashes[name]; found {
-			commit, annotated := r.peeled[name]
+	for _, name := range candidates(ref) {
+		if hash, found := l.hashes[name]; found {
+			commit, annotated := l.peeled[name]
 			if !annotated {
 				commit = hash
 			}
@@ -133,4 +327,36 @@ func (r Refs) find(op operation, ref string) (tip, error) {
 		return tip{"", hash, hash}, nil
 	}
 	return tip{}, fault.Newf(fault.NotFound, "%s: there is no branch, tag or ref %.100q", op, ref)
+}
+
+// resolve lists what ref may stand for and finds it.
+func (c *Client) resolve(ctx context.Context, remote Remote, op operation, ref string) (located, error) {
+	l, err := c.list(ctx, remote, op, candidates(ref))
+	if err != nil {
+		return located{}, err
+	}
+	found, err := l.locate(op, ref)
+	if err != nil && !l.whole {
+		// Only all refs tell an empty repository from one without this ref.
+		if l, err = c.list(ctx, remote, op, nil); err != nil {
+			return located{}, err
+		}
+		return l.locate(op, ref)
+	}
+	return found, err
+}
+
+// located is a tip at a server, or an empty repository's.
+type located struct {
+	tip    tip
+	server server
+	empty  bool
+}
+
+func (l listing) locate(op operation, ref string) (located, error) {
+	if l.empty() {
+		return located{server: l.server, empty: true}, nil
+	}
+	found, err := l.find(op, ref)
+	return located{tip: found, server: l.server}, err
 }

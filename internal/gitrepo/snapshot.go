@@ -3,6 +3,7 @@ package gitrepo
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 
@@ -12,43 +13,51 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/packstream"
 )
 
 // Snapshot is a ref's tip as it was read: a tree to look into, to build on and to archive. It serves one goroutine and must be
 // closed. It is an [edit.Source].
 type Snapshot struct {
 	op      operation
-	store   *store // nil in an empty repository
-	tip     tip
+	client  *Client
+	objects *objects      // nil in an empty repository
 	root    plumbing.Hash // the tip's tree
-	shallow bool
+	way     Way
+	want    Want
+	meta    cached // as the tip cache had it
+	failed  bool   // something could not be read: nothing of it is kept
 }
 
 var _ edit.Source = (*Snapshot)(nil)
 
-func newEmptySnapshot(op operation) *Snapshot { return &Snapshot{op: op} }
-
-// newSnapshot reads the tip's commit, peeling annotated tags.
-func newSnapshot(op operation, store *store, tip tip, depth int) (*Snapshot, error) {
+// open reads the tip's commit, peeling annotated tags, and its tree.
+func (s *Snapshot) open(ctx context.Context) error {
+	o := s.objects
 	for range maxPeel {
-		tag, err := store.EncodedObject(plumbing.TagObject, tip.commit)
-		if err != nil {
+		found := o.local(o.tip.commit)
+		if found == nil {
+			var err error
+			if found, err = o.arriving(o.tip.commit); err != nil {
+				return err
+			}
+		}
+		if found == nil || found.kind != plumbing.TagObject {
 			break // it is a commit, or the read below says what is wrong
 		}
-		decoded := new(object.Tag)
-		if err := decoded.Decode(tag); err != nil {
-			return nil, err
+		tag := new(object.Tag)
+		if err := tag.Decode(found); err != nil {
+			return fmt.Errorf("%w: %w", packstream.ErrDamaged, err)
 		}
-		tip.commit = decoded.Target
+		o.tip.commit = tag.Target
 	}
-	commit, err := readCommit(store, tip.commit)
+	commit, err := readCommit(o.at(ctx), o.tip.commit)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if _, err := readTree(store, commit.TreeHash); err != nil {
-		return nil, err // the pack lacks what it must hold
-	}
-	return &Snapshot{op: op, store: store, tip: tip, root: commit.TreeHash, shallow: depth > 0}, nil
+	s.root = commit.TreeHash
+	_, err = o.tree(ctx, s.root)
+	return err
 }
 
 // maxPeel bounds tags that name tags.
@@ -56,32 +65,76 @@ const maxPeel = 8
 
 // Commit is the hash of the tip's commit; empty in an empty repository.
 func (s *Snapshot) Commit() string {
-	if s.store == nil {
+	if s.objects == nil {
 		return ""
 	}
-	return s.tip.commit.String()
+	return s.objects.tip.commit.String()
 }
 
 // Ref is the tip's full name; empty where a commit was asked for.
-func (s *Snapshot) Ref() string { return s.tip.ref }
+func (s *Snapshot) Ref() string {
+	if s.objects == nil {
+		return ""
+	}
+	return s.objects.tip.ref
+}
 
-// Close removes what the snapshot holds on disk.
+// Way is how the tip was read; empty in an empty repository.
+func (s *Snapshot) Way() Way { return s.way }
+
+// Close ends what is still being received, keeps in the tip cache what the next reading can use, and removes what the snapshot holds
+// on disk.
 func (s *Snapshot) Close() error {
-	if s.store == nil {
+	if s.objects == nil {
 		return nil
 	}
-	return s.store.close()
+	s.keep()
+	return s.objects.close()
+}
+
+// keep puts what was read into the tip cache. That it fails is no harm to anybody.
+func (s *Snapshot) keep() {
+	o := s.objects
+	if !s.want.Sparse || !s.want.Push || s.failed || s.client.cache == nil || o.remote.Installation == "" {
+		return
+	}
+	if o.main != nil && o.main.all() != nil { // the trees that the next edit needs may come last
+		return
+	}
+	add, err := o.worthKeeping()
+	if err != nil || len(add) == 0 && s.way == WayCached {
+		return
+	}
+	s.client.put(o.remote, o.tip.ref, o.tip.commit, o.entry, s.meta, add)
 }
 
 // Archive writes the snapshot in a format and returns how many files it holds. Of an empty repository it is a NotFound fault.
 func (s *Snapshot) Archive(ctx context.Context, w io.Writer, spec ArchiveSpec) (int, error) {
-	if s.store == nil {
+	if s.objects == nil {
 		return 0, fault.Newf(fault.NotFound, "%s: the repository is empty, there is nothing to archive", s.op)
 	}
+	o := s.objects
 	files, err := writeArchive(ctx, w, archiveSource{
-		objects: s.store, commit: s.tip.commit, tip: s.tip.want, ref: s.tip.ref, shallow: s.shallow,
+		objects: o.at(ctx), commit: o.tip.commit, tip: o.tip.want, ref: o.tip.ref, shallow: s.want.Depth > 0, pack: o.main,
 	}, spec)
+	if err == nil && !s.want.Sparse {
+		err = o.main.all() // what was not needed is sound too, or the server is not to be believed
+	}
 	return files, s.classify(ctx, err)
+}
+
+// Prefetch gets blobs that will be read, in one request where that is cheaper. Ids that are none are left for Blob to refuse.
+func (s *Snapshot) Prefetch(ctx context.Context, ids []string) error {
+	if s.objects == nil {
+		return nil
+	}
+	hashes := make([]plumbing.Hash, 0, len(ids))
+	for _, id := range ids {
+		if hash, err := parseHash(id); err == nil {
+			hashes = append(hashes, hash)
+		}
+	}
+	return s.classify(ctx, s.objects.prefetch(ctx, hashes))
 }
 
 // classify turns an error of the object storage into a fault: an object that is missing was not sent.
@@ -90,18 +143,19 @@ func (s *Snapshot) classify(ctx context.Context, err error) error {
 	if err == nil || errors.As(err, &classified) {
 		return err
 	}
-	return classifyPack(ctx, s.op, err)
+	s.failed = true
+	return packFault(ctx, s.op, err)
 }
 
 // Entry finds what is at path.
 func (s *Snapshot) Entry(ctx context.Context, path string) (edit.Entry, bool, error) {
-	hash, found := s.root, s.store != nil
+	hash, found := s.root, s.objects != nil
 	mode := filemode.Dir
 	for name := range strings.SplitSeq(path, "/") {
 		if !found || mode != filemode.Dir {
 			return edit.Entry{}, false, nil
 		}
-		tree, err := readTree(s.store, hash)
+		tree, err := s.objects.tree(ctx, hash)
 		if err != nil {
 			return edit.Entry{}, false, s.classify(ctx, err)
 		}
@@ -118,7 +172,7 @@ func (s *Snapshot) Entry(ctx context.Context, path string) (edit.Entry, bool, er
 
 // Files lists every file below a directory, in git's order; symlinks and submodules count as files.
 func (s *Snapshot) Files(ctx context.Context, dir string) ([]edit.Entry, error) {
-	if s.store == nil {
+	if s.objects == nil {
 		return nil, nil
 	}
 	hash := s.root
@@ -148,7 +202,7 @@ func (s *Snapshot) list(ctx context.Context, hash plumbing.Hash, prefix string, 
 	if depth > maxDepth || len(*files) > maxListed {
 		return fault.Newf(fault.TooLarge, "%s: the tree is nested deeper than %d or holds more than %d files", s.op, maxDepth, maxListed)
 	}
-	tree, err := readTree(s.store, hash)
+	tree, err := s.objects.tree(ctx, hash)
 	if err != nil {
 		return err
 	}
@@ -166,22 +220,25 @@ func (s *Snapshot) list(ctx context.Context, hash plumbing.Hash, prefix string, 
 
 // Blob reads a file's content; more than limit bytes is a TooLarge fault.
 func (s *Snapshot) Blob(ctx context.Context, id string, limit int64) ([]byte, error) {
-	if s.store == nil {
+	if s.objects == nil {
 		return nil, fault.Newf(fault.NotFound, "%s: the repository is empty", s.op)
 	}
-	encoded, err := s.store.EncodedObject(plumbing.BlobObject, plumbing.NewHash(id))
+	hash := plumbing.NewHash(id)
+	found, err := s.objects.find(ctx, plumbing.BlobObject, hash)
 	if err != nil {
 		return nil, s.classify(ctx, err)
 	}
-	if encoded.Size() > limit {
-		return nil, fault.Newf(fault.TooLarge, "%s: a file of %d bytes is to be edited, at most %d", s.op, encoded.Size(), limit)
+	if found.size > limit {
+		return nil, fault.Newf(fault.TooLarge, "%s: a file of %d bytes is to be edited, at most %d", s.op, found.size, limit)
 	}
-	reader, err := encoded.Reader()
-	if err != nil {
-		return nil, s.classify(ctx, err)
+	content, err := found.content()
+	if err == nil && found.size <= largeObject {
+		if s.objects.blobs == nil {
+			s.objects.blobs = map[plumbing.Hash]*readObject{}
+		}
+		s.objects.blobs[hash] = found
 	}
-	content, err := io.ReadAll(io.LimitReader(reader, limit))
-	return content, s.classify(ctx, errors.Join(err, reader.Close()))
+	return content, s.classify(ctx, err)
 }
 
 // modeOf spells a mode as trees do. Old versions of git wrote 100664, which git reads as 100644.

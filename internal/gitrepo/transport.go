@@ -14,12 +14,13 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 )
 
-// Phase is one of the four kinds of request of git's smart HTTP protocol.
+// Phase is one of the kinds of request of git's smart HTTP protocol.
 type Phase string
 
 // The phases.
 const (
 	AdvertiseUpload  Phase = "advertise_upload"  // GET info/refs?service=git-upload-pack
+	ListRefs         Phase = "list_refs"         // POST git-upload-pack, command ls-refs of protocol version 2
 	UploadPack       Phase = "upload_pack"       // POST git-upload-pack
 	AdvertiseReceive Phase = "advertise_receive" // GET info/refs?service=git-receive-pack
 	ReceivePack      Phase = "receive_pack"      // POST git-receive-pack
@@ -33,7 +34,7 @@ const (
 	receivePack  = "git-receive-pack"
 )
 
-// advertise asks for the refs of a service. The caller closes the answer.
+// advertise asks what a service has and can do, by protocol version 2 where it speaks that. The caller closes the answer.
 func (c *Client) advertise(ctx context.Context, remote Remote, phase Phase, op operation) (io.ReadCloser, error) {
 	service := uploadPack
 	if phase == AdvertiseReceive {
@@ -41,12 +42,12 @@ func (c *Client) advertise(ctx context.Context, remote Remote, phase Phase, op o
 	}
 	return c.do(ctx, remote, op, request{
 		phase: phase, method: http.MethodGet, path: "/info/refs?service=" + service,
-		accept: "application/x-" + service + "-advertisement",
+		accept: "application/x-" + service + "-advertisement", v2: phase == AdvertiseUpload,
 	})
 }
 
 // post sends a request of a service. The caller closes the answer.
-func (c *Client) post(ctx context.Context, remote Remote, phase Phase, op operation, body io.Reader, length int64) (io.ReadCloser, error) {
+func (c *Client) post(ctx context.Context, remote Remote, phase Phase, op operation, s server, body io.Reader, length int64) (io.ReadCloser, error) {
 	service := uploadPack
 	if phase == ReceivePack {
 		service = receivePack
@@ -54,6 +55,7 @@ func (c *Client) post(ctx context.Context, remote Remote, phase Phase, op operat
 	return c.do(ctx, remote, op, request{
 		phase: phase, method: http.MethodPost, path: "/" + service, body: body, length: length,
 		contentType: "application/x-" + service + "-request", accept: "application/x-" + service + "-result",
+		v2: s.V2 && phase != ReceivePack,
 	})
 }
 
@@ -62,9 +64,10 @@ type request struct {
 	method      string
 	path        string
 	body        io.Reader
-	length      int64 // of body
+	length      int64 // of body; -1 where it is not known
 	contentType string
 	accept      string // the only content type that is a git answer
+	v2          bool   // ask for protocol version 2
 }
 
 // do sends a request with the token as password and returns the body of a git answer, bounded by the idle timeout. Anything
@@ -83,7 +86,10 @@ func (c *Client) do(ctx context.Context, remote Remote, op operation, r request)
 		asked.ContentLength = r.length
 		asked.Header.Set("Content-Type", r.contentType)
 	}
-	transfer := Transfer{Phase: r.phase, Sent: r.length}
+	if r.v2 {
+		asked.Header.Set("Git-Protocol", "version=2")
+	}
+	transfer := Transfer{Phase: r.phase, Sent: max(r.length, 0)}
 	answer, err := c.http.Do(asked) //nolint:bodyclose // the idle reader closes it, and the caller that
 	if err != nil {
 		err = classifyNetwork(ctx, op, err)
@@ -166,8 +172,8 @@ func (r *idleReader) Close() error {
 		return nil
 	}
 	r.timer.Stop()
+	r.cancel(nil) // first, so that a Read that waits ends
 	err := r.body.Close()
-	r.cancel(nil)
 	r.done(r.received.Load())
 	return err
 }

@@ -154,7 +154,13 @@ type CloneResult struct {
 	Ref      string    `json:"ref,omitempty"` // the full ref; empty where a commit was asked for
 	Commit   string    `json:"commit"`
 	Artifact *Artifact `json:"artifact,omitempty"`
+	Read     Read      `json:"read,omitempty"`
 }
+
+// Read is how a repository's tip was read: "cached" (the worker had it), "updated" (it had an older tip, and what came since was
+// asked for), "partial" (the commit, its trees and the files that were needed), "shallow" (the commit with its files, without
+// history), "full" (with history). Empty in an empty repository.
+type Read string
 
 // Artifact is an archive in the artifact store.
 type Artifact struct {
@@ -175,6 +181,7 @@ type PushResult struct {
 	Unchanged   bool               `json:"unchanged"`        // nothing had to be changed, nothing was pushed
 	Created     bool               `json:"created"`          // the branch is new
 	Restarts    int                `json:"restarts,omitempty"`
+	Read        Read               `json:"read,omitempty"` // empty where an earlier attempt had pushed
 	PullRequest *PullRequestResult `json:"pull_request,omitempty"`
 }
 

@@ -24,7 +24,8 @@ import (
 type haul map[string]string
 
 // TestCanary plants a FIT, a system token, a user token and a file's content, lets jobs succeed, fail, expire and be refused, and
-// looks for what was planted in every log line, Redis key and value, answer, metric, dashboard page and file.
+// looks for what was planted in every log line, Redis key and value, answer, metric, dashboard page and file. Of the tip cache,
+// which is made of commits and files, only the tokens are to keep out.
 func TestCanary(t *testing.T) {
 	t.Parallel()
 	s := startSystem(t, map[string]string{"README.md": "# Web\n"})
@@ -60,6 +61,9 @@ func TestCanary(t *testing.T) {
 		}
 		for _, secret := range secrets {
 			for place, text := range found {
+				if (secret == content || secret == message) && strings.HasPrefix(place, "file "+s.cache) {
+					continue
+				}
 				if form := formIn(text, secret); form != "" {
 					t.Errorf("%s stands in %s as %s", what, place, form)
 				}
@@ -79,6 +83,7 @@ func (s *system) proveSearch(t *testing.T, worker *process, ended []view) {
 		client.LPush(ctx, "list", mark).Err(), client.SAdd(ctx, "set", mark).Err(),
 		client.ZAdd(ctx, "zset", redis.Z{Member: mark}).Err(), client.Set(ctx, "encoded", base64.StdEncoding.EncodeToString([]byte("xx"+mark)), 0).Err(),
 		os.WriteFile(filepath.Join(s.temp, "file"), []byte(hex.EncodeToString([]byte(mark))), 0o600),
+		os.WriteFile(filepath.Join(s.cache, "file"), []byte(mark), 0o600),
 		os.WriteFile(filepath.Join(s.artifacts, "file"), []byte(url.QueryEscape(mark+"/")), 0o600),
 	} {
 		if err != nil {
@@ -91,7 +96,7 @@ func (s *system) proveSearch(t *testing.T, worker *process, ended []view) {
 	s.searchable(found, worker, ended)
 	for _, place := range []string{
 		"Redis key plain:" + mark, "Redis value of string", "Redis value of hash", "Redis value of list", "Redis value of set", "Redis value of zset",
-		"Redis value of encoded", "file " + filepath.Join(s.temp, "file"), "file " + filepath.Join(s.artifacts, "file"), "log of worker", "answer of the proof",
+		"Redis value of encoded", "file " + filepath.Join(s.temp, "file"), "file " + filepath.Join(s.artifacts, "file"), "file " + filepath.Join(s.cache, "file"), "log of worker", "answer of the proof",
 	} {
 		if formIn(found[place], mark) == "" {
 			t.Errorf("the search does not find what was planted in %s", place)
@@ -126,7 +131,7 @@ func (s *system) searchable(found haul, worker *process, ended []view) {
 	for _, page := range pages {
 		found["dashboard "+page] = s.page(s.apiOps + page)
 	}
-	for _, folder := range []string{s.temp, s.artifacts} {
+	for _, folder := range []string{s.temp, s.artifacts, s.cache} {
 		err := filepath.WalkDir(folder, func(path string, entry os.DirEntry, err error) error {
 			if err != nil || entry.IsDir() {
 				return err

@@ -60,6 +60,7 @@ type system struct {
 	issuer    *forgetest.Running
 	artifacts string
 	temp      string
+	cache     string
 	sealKeys  string
 	api       string // base URL of the receiver
 	apiOps    string
@@ -91,7 +92,7 @@ func (s *system) fits() []string {
 
 func startSystem(t testing.TB, files map[string]string) *system {
 	t.Helper()
-	s := &system{t: t, redis: queuetest.Start(t), artifacts: t.TempDir(), temp: t.TempDir()}
+	s := &system{t: t, redis: queuetest.Start(t), artifacts: t.TempDir(), temp: t.TempDir(), cache: t.TempDir()}
 	s.proxy = startRedisProxy(t, s.redis.Addr)
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails (crypto/rand)
@@ -121,7 +122,7 @@ func (s *system) common(redisAddr string) []string {
 func (s *system) startWorker(more ...string) *process {
 	s.t.Helper()
 	worker := startProcess(s.t, "worker", append(append(s.common(s.proxy.listener.Addr().String()),
-		"GITSMITH_GIT_URL="+s.gitURL, "GITSMITH_API_URL="+s.gitURL, "GITSMITH_TEMP_DIR="+s.temp, "GITSMITH_CONCURRENCY=2"), more...)...)
+		"GITSMITH_GIT_URL="+s.gitURL, "GITSMITH_API_URL="+s.gitURL, "GITSMITH_TEMP_DIR="+s.temp, "GITSMITH_CACHE_DIR="+s.cache, "GITSMITH_CONCURRENCY=2"), more...)...)
 	s.logs = append(s.logs, worker)
 	return worker
 }

@@ -28,6 +28,7 @@ type Metrics struct {
 	attemptDuration *prometheus.HistogramVec
 	transfers       *prometheus.CounterVec
 	transferred     *prometheus.CounterVec
+	reads           *prometheus.CounterVec
 	tokenLife       *prometheus.HistogramVec
 	rejections      *prometheus.CounterVec
 }
@@ -51,6 +52,7 @@ func NewMetrics() *Metrics {
 			[]float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 180, 600}, "operation", "outcome"),
 		transfers:   counter("git_requests_total", "Requests to git servers; status is 0 where no answer came.", "phase", "status"),
 		transferred: counter("git_bytes_total", "Bytes of bodies to and from git servers.", "phase", "direction"),
+		reads:       counter("git_reads_total", "Tips of repositories that were read, by the way that was cheapest.", "way"),
 		tokenLife: histogram("token_life_seconds", "How long OAuth tokens still live when they are taken for a job.",
 			[]float64{0, 60, 300, 900, 1800, 3600, 7200, 14400}, "actor"),
 		rejections: counter("expired_rejections_total",
@@ -59,7 +61,7 @@ func NewMetrics() *Metrics {
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.queues,
 		m.requests, m.requestDuration, m.enqueued, m.refused, m.waited, m.attempts, m.attemptDuration,
-		m.transfers, m.transferred, m.tokenLife, m.rejections,
+		m.transfers, m.transferred, m.reads, m.tokenLife, m.rejections,
 	)
 	return m
 }
@@ -124,6 +126,9 @@ func (m *Metrics) GitTransfer(phase string, status int, sent, received int64) {
 	m.transferred.WithLabelValues(phase, "sent").Add(float64(max(0, sent)))
 	m.transferred.WithLabelValues(phase, "received").Add(float64(max(0, received)))
 }
+
+// GitRead counts a tip that was read.
+func (m *Metrics) GitRead(way string) { m.reads.WithLabelValues(m.names.bound("way", way)).Inc() }
 
 // TokenLife records how long the OAuth token taken for a job still lives; negative counts as zero.
 func (m *Metrics) TokenLife(actor string, left time.Duration) {

@@ -122,6 +122,9 @@ func sum(kind int8, content []byte) ID {
 	return ID(hash.Sum(nil))
 }
 
+// SizeOf is the bytes of a listed object's content, 0 where it is not listed.
+func (e *Entry) SizeOf(id ID) int64 { return int64(e.items[id].size) }
+
 // Size is the bytes of all contents.
 func (e *Entry) Size() int64 {
 	var size int64

@@ -13,17 +13,17 @@ import (
 
 // clone reads a ref and keeps it as an archive.
 func (w *Worker) clone(ctx context.Context, j job.Job, remote Remote) (*job.CloneResult, error) {
-	depth := 1
-	if j.Clone.Archive == job.ArchiveBundle {
-		depth = 0 // git cannot clone from a bundle that lacks history
+	need := Need{
+		History: j.Clone.Archive == job.ArchiveBundle, // git cannot clone from a bundle that lacks it
+		Sparse:  j.Clone.Archive == job.ArchiveNone, TreeDepth: 1,
 	}
-	snapshot, err := remote.Snapshot(ctx, j.Clone.Ref, depth)
+	snapshot, err := remote.Snapshot(ctx, j.Clone.Ref, need)
 	if err != nil {
 		return nil, err
 	}
 	defer w.closeSnapshot(ctx, snapshot)
 
-	result := &job.CloneResult{Ref: snapshot.Ref(), Commit: snapshot.Commit()}
+	result := &job.CloneResult{Ref: snapshot.Ref(), Commit: snapshot.Commit(), Read: snapshot.Read()}
 	if j.Clone.Archive == job.ArchiveNone {
 		return result, nil
 	}

@@ -72,7 +72,7 @@ func (w *Worker) afterTheEnd(ctx context.Context, j job.Job, repository bitbucke
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if token, err := w.liveToken(ctx, j); err == nil {
-		if done, err := w.alreadyPushed(ctx, j, w.Git.Open(repository, token.Text), lock); err == nil && done != nil {
+		if done, err := w.alreadyPushed(ctx, j, w.Git.Open(j.Installation, repository, token.Text), lock); err == nil && done != nil {
 			return done, nil
 		}
 	}
@@ -85,32 +85,42 @@ func (w *Worker) pushOnce(ctx context.Context, j job.Job, repository bitbucket.R
 	if err != nil {
 		return nil, err
 	}
-	remote := w.Git.Open(repository, token.Text)
+	remote := w.Git.Open(j.Installation, repository, token.Text)
 	if done, err := w.alreadyPushed(ctx, j, remote, lock); done != nil || err != nil {
 		return done, err
 	}
+	commit, result, err := w.build(ctx, j, remote)
+	if err != nil || result.Unchanged {
+		return result, err
+	}
+	return result, w.send(ctx, j, repository, lock, commit, result)
+}
+
+// build reads the tip and makes the commit on it. What was read is closed then: a push needs the new objects alone.
+func (w *Worker) build(ctx context.Context, j job.Job, remote Remote) (Commit, *job.PushResult, error) {
 	base, created, err := w.base(ctx, j.Push, remote)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer w.closeSnapshot(ctx, base)
 
 	changes, err := edit.Apply(ctx, base, j.Push.Changes, w.Limits)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	commit, err := base.Build(ctx, changes, CommitSpec{
 		Message: j.Push.Message, Author: w.authorOf(j), Time: j.CreatedAt.Truncate(time.Second), JobID: j.ID,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	result := &job.PushResult{Branch: j.Push.Branch, Commit: commit.Hash(), Parent: base.Commit(), Changed: len(changes), Created: created}
+	result := &job.PushResult{
+		Branch: j.Push.Branch, Commit: commit.Hash(), Parent: base.Commit(), Changed: len(changes), Created: created, Read: base.Read(),
+	}
 	if commit.Unchanged() {
 		result.Commit, result.Parent, result.Unchanged = base.Commit(), "", true
-		return result, nil
 	}
-	return result, w.send(ctx, j, repository, lock, commit, result)
+	return commit, result, nil
 }
 
 // send pushes what was built, with the token that is current now, after writing down what it is about to do.
@@ -129,7 +139,7 @@ func (w *Worker) send(ctx context.Context, j job.Job, repository bitbucket.Repos
 	if result.Created {
 		old = ""
 	}
-	return w.Git.Open(repository, token.Text).Push(ctx, result.Branch, old, commit)
+	return w.Git.Open(j.Installation, repository, token.Text).Push(ctx, result.Branch, old, commit)
 }
 
 // alreadyPushed looks whether an earlier run of the job got its commit onto the branch: the tip is the intended commit, or the
@@ -157,7 +167,8 @@ func (w *Worker) alreadyPushed(ctx context.Context, j job.Job, remote Remote, lo
 
 // base is the tree that the change builds on: the branch's tip or, for a new branch, its base.
 func (w *Worker) base(ctx context.Context, push *job.Push, remote Remote) (base Snapshot, created bool, err error) {
-	base, err = remote.Snapshot(ctx, "refs/heads/"+push.Branch, 1)
+	need := Need{Sparse: true, TreeDepth: edit.TreeDepth(push.Changes, w.Limits), Push: true}
+	base, err = remote.Snapshot(ctx, "refs/heads/"+push.Branch, need)
 	if err == nil {
 		return base, base.Commit() == "", nil // an empty repository has no branch yet
 	}
@@ -171,7 +182,7 @@ func (w *Worker) base(ctx context.Context, push *job.Push, remote Remote) (base 
 	if push.Base != "" {
 		from = "refs/heads/" + push.Base
 	}
-	base, err = remote.Snapshot(ctx, from, 1)
+	base, err = remote.Snapshot(ctx, from, need)
 	return base, true, err
 }
 

@@ -51,16 +51,17 @@ type Intent struct {
 
 // Git opens repositories.
 type Git interface {
-	Open(repository bitbucket.Repository, token secret.Text) Remote
+	// Open takes the installation whose token it is: what is kept between jobs is kept for it alone.
+	Open(installation string, repository bitbucket.Repository, token secret.Text) Remote
 }
 
 // Remote is one repository at the server, by one actor's token.
 type Remote interface {
 	// Tip is the commit of a branch; found is false where the branch is not there.
 	Tip(ctx context.Context, branch string) (commit string, found bool, err error)
-	// Snapshot reads a ref's tip and depth commits of history, 0 for all of it. An empty ref is HEAD; of an empty
-	// repository that is an empty snapshot. A NotFound fault where there is no such ref.
-	Snapshot(ctx context.Context, ref string, depth int) (Snapshot, error)
+	// Snapshot reads a ref's tip. An empty ref is HEAD; of an empty repository that is an empty snapshot. A NotFound fault
+	// where there is no such ref. What is still to come may arrive until ctx ends.
+	Snapshot(ctx context.Context, ref string, need Need) (Snapshot, error)
 	// Push makes commit the branch's tip where the tip is old ("" for a new branch), and looks afterwards whether it is.
 	// A Conflict fault where the tip is another.
 	Push(ctx context.Context, branch, old string, commit Commit) error
@@ -68,11 +69,20 @@ type Remote interface {
 	FindJob(ctx context.Context, branch, jobID, since string) (commit string, found bool, err error)
 }
 
+// Need is what a job needs of a tip, so that no more is read.
+type Need struct {
+	History   bool // all of it; else the commit alone
+	Sparse    bool // few of the files
+	TreeDepth int  // levels of directories, with Sparse; 0 is all of them
+	Push      bool // a push to the ref will follow
+}
+
 // Snapshot is a tree that was read, and the place where new objects are built on it. Close removes what it holds on disk.
 type Snapshot interface {
 	edit.Source
 	Commit() string // empty in an empty repository
 	Ref() string    // full name, empty where a commit was asked for
+	Read() job.Read // how it was read, empty in an empty repository
 	Build(ctx context.Context, changes []edit.FileChange, spec CommitSpec) (Commit, error)
 	Archive(ctx context.Context, w io.Writer, format job.Archive, paths []string) (files int, err error)
 	Close() error
@@ -172,7 +182,7 @@ func (w *Worker) run(ctx context.Context, j job.Job, token forge.OAuthToken) (jo
 		pushed, err := w.push(ctx, j, repository)
 		return job.Result{Push: pushed}, err
 	}
-	cloned, err := w.clone(ctx, j, w.Git.Open(repository, token.Text))
+	cloned, err := w.clone(ctx, j, w.Git.Open(j.Installation, repository, token.Text))
 	return job.Result{Clone: cloned}, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -85,7 +86,10 @@ func (l *heldLock) SetIntent(_ context.Context, id string, intent worker.Intent)
 
 func (l *heldLock) Release(context.Context) error { l.calls = append(l.calls, "release"); return nil }
 
-func (w *world) Open(repository bitbucket.Repository, _ secret.Text) worker.Remote {
+func (w *world) Open(installation string, repository bitbucket.Repository, _ secret.Text) worker.Remote {
+	if installation == "" {
+		panic("a repository is opened for nobody")
+	}
 	return &remote{w, repository}
 }
 
@@ -100,8 +104,15 @@ func (r *remote) Tip(_ context.Context, branch string) (string, bool, error) {
 	return tip, found, nil
 }
 
-func (r *remote) Snapshot(_ context.Context, ref string, depth int) (worker.Snapshot, error) {
-	r.calls = append(r.calls, fmt.Sprintf("snapshot %s@%d of %s", ref, depth, r.repository))
+func (r *remote) Snapshot(_ context.Context, ref string, need worker.Need) (worker.Snapshot, error) {
+	var needs []string
+	for word, is := range map[string]bool{"history": need.History, "some": need.Sparse, "push": need.Push} {
+		if is {
+			needs = append(needs, word)
+		}
+	}
+	slices.Sort(needs)
+	r.calls = append(r.calls, fmt.Sprintf("snapshot %s@%s of %s", ref, strings.Join(needs, "+"), r.repository))
 	if r.snapErr != nil {
 		return nil, r.snapErr
 	}
@@ -157,6 +168,7 @@ func (s *snapshot) Files(context.Context, string) ([]edit.Entry, error) { return
 func (s *snapshot) Blob(context.Context, string, int64) ([]byte, error) { return []byte("x\n"), nil }
 func (s *snapshot) Commit() string                                      { return s.commit }
 func (s *snapshot) Ref() string                                         { return s.ref }
+func (s *snapshot) Read() job.Read                                      { return "shallow" }
 func (s *snapshot) Close() error                                        { s.closed++; return nil }
 
 func (s *snapshot) Build(_ context.Context, changes []edit.FileChange, spec worker.CommitSpec) (worker.Commit, error) {
@@ -242,34 +254,34 @@ func TestPush(t *testing.T) {
 	}{
 		"to an existing branch": {
 			want:  job.PushResult{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1},
-			calls: `snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, release`,
+			calls: `snapshot refs/heads/main@push+some of acme/web, intent on-c1, push main "c1"->on-c1, release`,
 		},
 		"nothing to change": {
 			job:   func(j *job.Job) { j.Push.Changes[0].Put.Path = "same" },
 			want:  job.PushResult{Branch: "main", Commit: "c1", Unchanged: true},
-			calls: `snapshot refs/heads/main@1 of acme/web, release`,
+			calls: `snapshot refs/heads/main@push+some of acme/web, release`,
 		},
 		"a new branch from the main branch": {
 			job:   func(j *job.Job) { j.Push.Branch, j.Push.Create = "topic", true },
 			want:  job.PushResult{Branch: "topic", Commit: "on-c1", Parent: "c1", Changed: 1, Created: true},
-			calls: `snapshot refs/heads/topic@1 of acme/web, snapshot @1 of acme/web, intent on-c1, push topic ""->on-c1, release`,
+			calls: `snapshot refs/heads/topic@push+some of acme/web, snapshot @push+some of acme/web, intent on-c1, push topic ""->on-c1, release`,
 		},
 		"a new branch from its base": {
 			job:   func(j *job.Job) { j.Push.Branch, j.Push.Create, j.Push.Base = "topic", true, "main" },
 			want:  job.PushResult{Branch: "topic", Commit: "on-c1", Parent: "c1", Changed: 1, Created: true},
-			calls: `snapshot refs/heads/topic@1 of acme/web, snapshot refs/heads/main@1 of acme/web, intent on-c1, push topic ""->on-c1, release`,
+			calls: `snapshot refs/heads/topic@push+some of acme/web, snapshot refs/heads/main@push+some of acme/web, intent on-c1, push topic ""->on-c1, release`,
 		},
 		"the first commit of an empty repository": {
 			world: func(w *world) { w.branches, w.unborn = map[string]string{}, true },
 			want:  job.PushResult{Branch: "main", Commit: "on-", Changed: 1, Created: true},
-			calls: `snapshot refs/heads/main@1 of acme/web, intent on-, push main ""->on-, release`,
+			calls: `snapshot refs/heads/main@push+some of acme/web, intent on-, push main ""->on-, release`,
 		},
 		"the tip moved twice": {
 			world: func(w *world) { w.pushErrs, w.moveTo = []error{conflict, conflict}, []string{"c2", "c3"} },
 			want:  job.PushResult{Branch: "main", Commit: "on-c3", Parent: "c3", Changed: 1, Restarts: 2},
-			calls: `snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, ` +
-				`tip main, find since c1, snapshot refs/heads/main@1 of acme/web, intent on-c2, push main "c2"->on-c2, ` +
-				`tip main, find since c2, snapshot refs/heads/main@1 of acme/web, intent on-c3, push main "c3"->on-c3, release`,
+			calls: `snapshot refs/heads/main@push+some of acme/web, intent on-c1, push main "c1"->on-c1, ` +
+				`tip main, find since c1, snapshot refs/heads/main@push+some of acme/web, intent on-c2, push main "c2"->on-c2, ` +
+				`tip main, find since c2, snapshot refs/heads/main@push+some of acme/web, intent on-c3, push main "c3"->on-c3, release`,
 		},
 		"an earlier run pushed and died": {
 			world: func(w *world) {
@@ -292,7 +304,7 @@ func TestPush(t *testing.T) {
 				w.intents["j1"] = worker.Intent{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1}
 			},
 			want:  job.PushResult{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1},
-			calls: `tip main, snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, release`,
+			calls: `tip main, snapshot refs/heads/main@push+some of acme/web, intent on-c1, push main "c1"->on-c1, release`,
 		},
 		"with a pull request": {
 			job: func(j *job.Job) { j.Push.PullRequest = &job.PullRequest{Title: "t"} },
@@ -300,7 +312,7 @@ func TestPush(t *testing.T) {
 				Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1,
 				PullRequest: &job.PullRequestResult{ID: 7, URL: "https://bitbucket.org/acme/web/pull-requests/7"},
 			},
-			calls: `snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, release, pull request from main`,
+			calls: `snapshot refs/heads/main@push+some of acme/web, intent on-c1, push main "c1"->on-c1, release, pull request from main`,
 		},
 		"named by UUIDs": {
 			world: func(w *world) {
@@ -308,7 +320,7 @@ func TestPush(t *testing.T) {
 			},
 			job:   func(j *job.Job) { j.Repository = bitbucket.Repository{WorkspaceUUID: "{a}", RepositoryUUID: "{b}"} },
 			want:  job.PushResult{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1},
-			calls: `snapshot refs/heads/main@1 of acme/api, intent on-c1, push main "c1"->on-c1, release`,
+			calls: `snapshot refs/heads/main@push+some of acme/api, intent on-c1, push main "c1"->on-c1, release`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -320,6 +332,9 @@ func TestPush(t *testing.T) {
 			result, err := w.worker().Process(t.Context(), pushJob(tc.job))
 			if err != nil {
 				t.Fatal(err)
+			}
+			if strings.Contains(tc.calls, "snapshot") {
+				tc.want.Read = "shallow"
 			}
 			if diff := cmp.Diff(&tc.want, result.Push); diff != "" {
 				t.Error(diff)
@@ -356,11 +371,11 @@ func TestPushFails(t *testing.T) {
 			world: func(w *world) {
 				w.tokens = []forge.OAuthToken{token(time.Hour), token(time.Hour), token(time.Second)}
 			},
-			want: fault.Expired, text: "1s left", calls: "snapshot refs/heads/main@1 of acme/web, release",
+			want: fault.Expired, text: "1s left", calls: "snapshot refs/heads/main@push+some of acme/web, release",
 		},
 		"no such branch": {
 			job:  func(j *job.Job) { j.Push.Branch = "topic" },
-			want: fault.NotFound, text: `add "create": true`, calls: "snapshot refs/heads/topic@1 of acme/web, release",
+			want: fault.NotFound, text: `add "create": true`, calls: "snapshot refs/heads/topic@push+some of acme/web, release",
 		},
 		"the lock is taken": {
 			world: func(w *world) { w.lockErr = fault.Newf(fault.Throttled, "busy") },
@@ -368,17 +383,17 @@ func TestPushFails(t *testing.T) {
 		},
 		"a change that cannot be made": {
 			job:  func(j *job.Job) { j.Push.Changes = []edit.Change{{Delete: &edit.Delete{Path: "gone"}}} },
-			want: fault.Invalid, text: "gone", calls: "snapshot refs/heads/main@1 of acme/web, release",
+			want: fault.Invalid, text: "gone", calls: "snapshot refs/heads/main@push+some of acme/web, release",
 		},
 		"denied": {
 			world: func(w *world) { w.pushErrs = []error{fault.Newf(fault.Denied, "no scope")} },
 			want:  fault.Denied, text: "no scope",
-			calls: `snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, release`,
+			calls: `snapshot refs/heads/main@push+some of acme/web, intent on-c1, push main "c1"->on-c1, release`,
 		},
 		"denied soon after the install": {
 			world: func(w *world) { w.recent, w.snapErr = true, fault.Newf(fault.Denied, "no scope") },
 			want:  fault.Unavailable, text: "no scope (the app was installed minutes ago",
-			calls: "snapshot refs/heads/main@1 of acme/web, release",
+			calls: "snapshot refs/heads/main@push+some of acme/web, release",
 		},
 		"too large": {
 			world: func(w *world) {
@@ -394,8 +409,8 @@ func TestPushFails(t *testing.T) {
 				}
 			},
 			want: fault.Conflict, text: "moved",
-			calls: strings.Repeat(`snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, tip main, `, 5) +
-				`snapshot refs/heads/main@1 of acme/web, intent on-c1, push main "c1"->on-c1, release`,
+			calls: strings.Repeat(`snapshot refs/heads/main@push+some of acme/web, intent on-c1, push main "c1"->on-c1, tip main, `, 5) +
+				`snapshot refs/heads/main@push+some of acme/web, intent on-c1, push main "c1"->on-c1, release`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -441,9 +456,9 @@ func TestCancelDuringThePush(t *testing.T) {
 func TestClone(t *testing.T) {
 	t.Parallel()
 	for archive, want := range map[job.Archive]struct{ calls, key string }{
-		job.ArchiveTarGz:  {"snapshot main@1 of acme/web, artifact 4cd9b7672d7fbee8/j1.tar.gz", "4cd9b7672d7fbee8/j1.tar.gz"},
-		job.ArchiveBundle: {"snapshot main@0 of acme/web, artifact 4cd9b7672d7fbee8/j1.bundle", "4cd9b7672d7fbee8/j1.bundle"},
-		job.ArchiveNone:   {"snapshot main@1 of acme/web", ""},
+		job.ArchiveTarGz:  {"snapshot main@ of acme/web, artifact 4cd9b7672d7fbee8/j1.tar.gz", "4cd9b7672d7fbee8/j1.tar.gz"},
+		job.ArchiveBundle: {"snapshot main@history of acme/web, artifact 4cd9b7672d7fbee8/j1.bundle", "4cd9b7672d7fbee8/j1.bundle"},
+		job.ArchiveNone:   {"snapshot main@some of acme/web", ""},
 	} {
 		w := newWorld()
 		result, err := w.worker().Process(t.Context(), pushJob(func(j *job.Job) {
@@ -452,7 +467,7 @@ func TestClone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wanted := &job.CloneResult{Ref: "main", Commit: "c1"}
+		wanted := &job.CloneResult{Ref: "main", Commit: "c1", Read: "shallow"}
 		if want.key != "" {
 			wanted.Artifact = &job.Artifact{
 				Key: want.key, Format: archive, Size: int64(len("archive " + archive)), SHA256: "digest",

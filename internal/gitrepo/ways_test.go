@@ -1,0 +1,158 @@
+package gitrepo_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/gitsmith/gitsmith/internal/edit"
+	"github.com/gitsmith/gitsmith/internal/gitrepo"
+)
+
+// sparse reads a tip as a worker does for a push, edits a file in it and pushes. It returns the way and the phases of the requests.
+type sparse struct {
+	*bench
+	mu     sync.Mutex
+	phases []string
+}
+
+func startSparse(t *testing.T, config gitrepo.Config) *sparse {
+	t.Helper()
+	s := &sparse{}
+	config.CacheDir = t.TempDir()
+	config.Observe = func(transfer gitrepo.Transfer) {
+		s.mu.Lock()
+		s.phases = append(s.phases, string(transfer.Phase))
+		s.mu.Unlock()
+	}
+	s.bench = start(t, config)
+	return s
+}
+
+// files are some directories of files, a line in one of which is edited.
+func (s *sparse) files(count int) {
+	files := map[string]string{"edited/deep/down/file.txt": "one\ntwo\nthree\n"}
+	for i := range count {
+		files["dir"+strconv.Itoa(i%17)+"/sub/f"+strconv.Itoa(i)] = incompressible(i)
+	}
+	s.create(files)
+}
+
+func incompressible(seed int) string {
+	var lines strings.Builder
+	for i := range 8 {
+		sum := sha256.Sum256([]byte(strconv.Itoa(seed*8 + i)))
+		lines.WriteString(hex.EncodeToString(sum[:]) + "\n")
+	}
+	return lines.String()
+}
+
+var cachedRemote = gitrepo.Remote{Repository: remote.Repository, Token: remote.Token, Installation: "ari:cloud:ecosystem::installation/1"}
+
+// edit replaces a line in the file, pushes, and lets git compare.
+func (s *sparse) edit(branch, from, to string) (gitrepo.Way, []string) {
+	s.t.Helper()
+	s.mu.Lock()
+	s.phases = nil
+	s.mu.Unlock()
+	changes := []edit.Change{{Replace: &edit.Replace{Paths: []string{"edited/deep/down/file.txt"}, Pattern: from, With: to}}}
+	snapshot, err := s.client.Fetch(s.t.Context(), cachedRemote, gitrepo.Want{
+		Ref: "refs/heads/" + branch, Depth: 1, Sparse: true, Push: true, TreeDepth: edit.TreeDepth(changes, edit.Limits{}),
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	applied, err := edit.Apply(s.t.Context(), snapshot, changes, edit.Limits{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	commit, err := snapshot.Build(s.t.Context(), applied, spec("j-"+to))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := snapshot.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.client.Push(s.t.Context(), cachedRemote, gitrepo.PushSpec{Branch: branch, Old: snapshot.Commit(), Commit: commit}); err != nil {
+		s.t.Fatal(err)
+	}
+	if changed := s.cli("diff-tree", "-r", "--name-only", "--no-commit-id", branch+"~1", branch); changed != "edited/deep/down/file.txt" {
+		s.t.Errorf("changed: %q", changed)
+	}
+	if content := s.cli("show", branch+":edited/deep/down/file.txt"); !strings.Contains(content, to) || strings.Contains(content, from) {
+		s.t.Errorf("the file is %q", content)
+	}
+	s.cli("fsck", "--strict", "--no-dangling")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slices.Sort(s.phases) // the first two run at once
+	return snapshot.Way(), slices.Clone(s.phases)
+}
+
+func TestWaysOfReading(t *testing.T) {
+	t.Parallel()
+	const up, rec, ls, fetch, send = "advertise_upload", "advertise_receive", "list_refs", "upload_pack", "receive_pack"
+	for name, tc := range map[string]struct {
+		v0, filter bool
+		count      int
+		cold       gitrepo.Way
+		phases     []string
+		warm       []string
+		moved      []string
+	}{
+		"version 2, small":            {false, false, 30, gitrepo.WayShallow, []string{rec, up, ls, send, fetch}, []string{ls, ls, send}, []string{ls, ls, send, fetch}},
+		"version 2, larger":           {false, false, 3000, gitrepo.WayShallow, []string{rec, up, ls, send, fetch}, []string{ls, ls, send}, []string{ls, ls, send, fetch}},
+		"version 2, a filter":         {false, true, 30, gitrepo.WayPartial, []string{rec, up, ls, send, fetch, fetch}, []string{ls, ls, send}, []string{ls, ls, send, fetch, fetch}},
+		"version 2, a filter, larger": {false, true, 3000, gitrepo.WayPartial, []string{rec, up, ls, send, fetch, fetch}, []string{ls, ls, send}, []string{ls, ls, send, fetch, fetch}},
+		"version 0":                   {true, false, 30, gitrepo.WayShallow, []string{rec, up, up, send, fetch}, []string{up, up, send}, []string{up, up, send, fetch}},
+		"version 0, a filter, larger": {true, true, 3000, gitrepo.WayPartial, []string{rec, up, up, send, fetch, fetch}, []string{up, up, send}, []string{up, up, send, fetch, fetch}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := startSparse(t, gitrepo.Config{})
+			s.files(tc.count)
+			s.cli("config", "uploadpack.allowFilter", strconv.FormatBool(tc.filter))
+			if tc.v0 {
+				s.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+					r.Header.Del("Git-Protocol")
+					return false
+				})
+			}
+			check := func(what string, way gitrepo.Way, phases []string, wantWay gitrepo.Way, want []string) {
+				t.Helper()
+				slices.Sort(want)
+				if way != wantWay || !slices.Equal(phases, want) {
+					t.Errorf("%s: %s by %v, want %s by %v", what, way, phases, wantWay, want)
+				}
+			}
+			way, phases := s.edit("main", "two", "zwei")
+			check("cold", way, phases, tc.cold, tc.phases)
+			way, phases = s.edit("main", "three", "drei")
+			check("warm", way, phases, gitrepo.WayCached, tc.warm)
+			if err := s.git.Commit(t.Context(), "acme/web", "main", "Other", map[string]string{"dir3/sub/other": "x\n", "edited/deep/down/file.txt": "1\nzwei\ndrei\n"}); err != nil {
+				t.Fatal(err)
+			}
+			way, phases = s.edit("main", "1", "eins")
+			check("moved", way, phases, gitrepo.WayUpdated, tc.moved)
+			// A branch that was pushed back, and one that never was: what is cached leads to neither.
+			s.cli("update-ref", "refs/heads/main", "main~4")
+			way, _ = s.edit("main", "two", "deux")
+			if way != tc.cold && way != gitrepo.WayCached {
+				t.Errorf("forced: %s", way)
+			}
+			s.cli("update-ref", "refs/heads/other", s.cli("-c", "user.name=T", "-c", "user.email=t@example.com", "commit-tree", "-m", "other", "main~1^{tree}"))
+			if way, _ = s.edit("other", "two", "dos"); way != tc.cold {
+				t.Errorf("another root: %s", way)
+			}
+			if left, _ := filepath.Glob(filepath.Join(s.temp, "*", "*")); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
