@@ -2,6 +2,7 @@ package gitrepo
 
 import (
 	"context"
+	"io"
 	"maps"
 	"regexp"
 	"slices"
@@ -12,7 +13,6 @@ import (
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"github.com/go-git/go-git/v5/plumbing/object"
-	"github.com/go-git/go-git/v5/storage/memory"
 
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/fault"
@@ -32,8 +32,7 @@ type Commit struct {
 	hash      plumbing.Hash
 	parent    plumbing.Hash // zero for a repository's first
 	unchanged bool
-	objects   *memory.Storage // exactly the new ones
-	hashes    []plumbing.Hash // their order in the pack
+	objects   []newObject // exactly the new ones, in their order in the pack
 }
 
 // Hash is the commit's; it means nothing where the commit is Unchanged.
@@ -42,10 +41,8 @@ func (c *Commit) Hash() string { return c.hash.String() }
 // size is about how many bytes the pack can have, in memory's measure: before compression.
 func (c *Commit) size() int64 {
 	var size int64
-	for _, hash := range c.hashes {
-		if encoded, err := c.objects.EncodedObject(plumbing.AnyObject, hash); err == nil {
-			size += encoded.Size()
-		}
+	for _, object := range c.objects {
+		size += int64(len(object.content))
 	}
 	return size
 }
@@ -56,7 +53,7 @@ func (c *Commit) Unchanged() bool { return c.unchanged }
 // Build makes the commit that differs from the snapshot in changes: blobs, the trees along the changed paths, the commit.
 // Directories without a file disappear. The same snapshot, changes and spec give the same hash.
 func (s *Snapshot) Build(ctx context.Context, changes []edit.FileChange, spec CommitSpec) (*Commit, error) {
-	b := builder{ctx: ctx, snapshot: s, commit: &Commit{objects: memory.NewStorage()}}
+	b := builder{ctx: ctx, snapshot: s, commit: &Commit{}, made: map[plumbing.Hash]bool{}}
 	if s.objects != nil {
 		b.commit.parent = s.objects.tip.commit
 	}
@@ -73,11 +70,7 @@ func (s *Snapshot) Build(ctx context.Context, changes []edit.FileChange, spec Co
 	if s.objects != nil {
 		commit.ParentHashes = []plumbing.Hash{b.commit.parent}
 	}
-	encoded := new(plumbing.MemoryObject)
-	if err := commit.Encode(encoded); err != nil {
-		return nil, fault.Wrapf(fault.Internal, err, "%s: the commit cannot be encoded", s.op)
-	}
-	b.commit.hash, err = b.add(encoded)
+	b.commit.hash, err = b.addEncoded(&commit)
 	return b.commit, err
 }
 
@@ -86,6 +79,7 @@ type builder struct {
 	ctx      context.Context //nolint:containedctx // it lives for one build
 	snapshot *Snapshot
 	commit   *Commit
+	made     map[plumbing.Hash]bool
 }
 
 // tree makes a tree of the one at base, zero for none, and changes whose paths are relative to it. empty says that no entry is
@@ -167,14 +161,9 @@ func (b *builder) file(change edit.FileChange) (object.TreeEntry, error) {
 	}
 	entry := object.TreeEntry{Name: change.Path, Mode: mode, Hash: plumbing.NewHash(change.ID)}
 	if change.ID == "" {
-		blob := new(plumbing.MemoryObject)
-		blob.SetType(plumbing.BlobObject)
-		if _, err := blob.Write(change.Content); err != nil {
-			return entry, err
-		}
-		entry.Hash, err = b.add(blob)
+		entry.Hash = b.add(plumbing.BlobObject, change.Content)
 	}
-	return entry, err
+	return entry, nil
 }
 
 func (b *builder) write(entries map[string]object.TreeEntry) (plumbing.Hash, error) {
@@ -183,24 +172,35 @@ func (b *builder) write(entries map[string]object.TreeEntry) (plumbing.Hash, err
 		tree.Entries = append(tree.Entries, entry)
 	}
 	sort.Sort(object.TreeEntrySorter(tree.Entries)) // git's order: a directory sorts as if its name ended in a slash
+	return b.addEncoded(&tree)
+}
+
+// addEncoded is add of an object that go-git encodes.
+func (b *builder) addEncoded(object interface {
+	Encode(plumbing.EncodedObject) error
+},
+) (plumbing.Hash, error) {
 	encoded := new(plumbing.MemoryObject)
-	if err := tree.Encode(encoded); err != nil {
-		return plumbing.ZeroHash, fault.Wrapf(fault.Internal, err, "%s: a tree cannot be encoded", b.snapshot.op)
+	err := object.Encode(encoded)
+	if err != nil {
+		return plumbing.ZeroHash, fault.Wrapf(fault.Internal, err, "%s: an object cannot be encoded", b.snapshot.op)
 	}
-	return b.add(encoded)
+	reader, err := encoded.Reader()
+	if err != nil {
+		return plumbing.ZeroHash, err
+	}
+	content, err := io.ReadAll(reader)
+	return b.add(encoded.Type(), content), err
 }
 
 // add keeps an object for the pack, unless the server has sent it itself.
-func (b *builder) add(encoded plumbing.EncodedObject) (plumbing.Hash, error) {
-	hash := encoded.Hash()
-	if b.snapshot.objects != nil && b.snapshot.objects.has(hash) {
-		return hash, nil
+func (b *builder) add(kind plumbing.ObjectType, content []byte) plumbing.Hash {
+	hash := plumbing.ComputeHash(kind, content)
+	if !b.made[hash] && (b.snapshot.objects == nil || !b.snapshot.objects.has(hash)) {
+		b.made[hash] = true
+		b.commit.objects = append(b.commit.objects, newObject{hash, kind, content})
 	}
-	if b.commit.objects.HasEncodedObject(hash) == nil {
-		return hash, nil
-	}
-	b.commit.hashes = append(b.commit.hashes, hash)
-	return b.commit.objects.SetEncodedObject(encoded)
+	return hash
 }
 
 const trailerKey = "Forge-Job"

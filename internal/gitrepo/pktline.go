@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/gitsmith/gitsmith/internal/packstream"
@@ -35,9 +36,7 @@ type pktReader struct {
 	buffer []byte
 }
 
-func newPktReader(from io.Reader) *pktReader {
-	return &pktReader{from: bufio.NewReaderSize(from, 64<<10)}
-}
+func newPktReader(from io.Reader) *pktReader { return &pktReader{from: bufio.NewReader(from)} }
 
 // next reads one pkt-line; its content is good until the next call. An end between lines is io.EOF, one within a line
 // io.ErrUnexpectedEOF, and ERR a refusal.
@@ -63,9 +62,7 @@ func (r *pktReader) raw() ([]byte, pkt, error) {
 	case length < 4 || length > maxPkt:
 		return nil, 0, fmt.Errorf("%w: a pkt-line of %d bytes", packstream.ErrDamaged, length)
 	}
-	if r.buffer == nil {
-		r.buffer = make([]byte, maxPkt)
-	}
+	r.buffer = slices.Grow(r.buffer[:0], int(length))
 	line := r.buffer[:length-4]
 	if _, err := io.ReadFull(r.from, line); err != nil {
 		return nil, 0, noEOF(err)

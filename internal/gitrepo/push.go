@@ -8,7 +8,6 @@ import (
 	"net/http"
 
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 
@@ -109,9 +108,7 @@ func (c *Client) send(ctx context.Context, remote Remote, op operation, takes re
 		if err := request.Encode(w); err != nil {
 			return err
 		}
-		// No delta is looked for: the objects are few, and most are small.
-		_, err := packfile.NewEncoder(w, commit.objects, false).Encode(commit.hashes, 0)
-		return err
+		return writePack(w, commit.objects)
 	}
 	answer, err := c.postPack(ctx, remote, op, write, commit.size())
 	if err != nil {

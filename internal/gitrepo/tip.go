@@ -221,17 +221,16 @@ func (c *Client) store(remote Remote, branch string, commit *Commit) {
 		return
 	}
 	defer func() { _ = old.Close() }() // only read
-	var add []tipcache.Object
-	for _, hash := range commit.hashes {
-		encoded, err := commit.objects.EncodedObject(plumbing.AnyObject, hash)
-		if err != nil || encoded.Size() > maxItem || encoded.Type() == plumbing.BlobObject && encoded.Size() > largeObject {
-			continue
+	c.put(remote, "refs/heads/"+branch, commit.hash, old, meta, commit.worthKeeping())
+}
+
+// worthKeeping are the objects of a commit that the tip cache takes.
+func (c *Commit) worthKeeping() []tipcache.Object {
+	var found []tipcache.Object
+	for _, object := range c.objects {
+		if size := len(object.content); size <= largeObject || size <= maxItem && object.kind != plumbing.BlobObject {
+			found = append(found, tipcache.Object{ID: object.hash, Kind: int8(object.kind), Content: object.content})
 		}
-		content, err := (&readObject{size: encoded.Size(), open: encoded.Reader}).content()
-		if err != nil {
-			continue
-		}
-		add = append(add, tipcache.Object{ID: hash, Kind: int8(encoded.Type()), Content: content})
 	}
-	c.put(remote, "refs/heads/"+branch, commit.hash, old, meta, add)
+	return found
 }
