@@ -55,6 +55,7 @@ type Client struct {
 	http    *http.Client
 	scratch *scratch
 	cache   *tipcache.Cache // nil where there is none
+	fills   fills
 
 	mu      sync.Mutex
 	servers map[string]*server // what is remembered of them, by repository; nil: only that it was wrong
@@ -100,8 +101,9 @@ func New(config Config) (*Client, error) {
 	}, nil
 }
 
-// Close gives back connections and the client's part of TempDir. Snapshots must be closed before.
+// Close ends what still arrives for the tip cache, and gives back connections and the client's part of TempDir. Snapshots must be closed before.
 func (c *Client) Close() error {
+	c.fills.end()
 	c.http.CloseIdleConnections()
 	return c.scratch.close()
 }

@@ -50,7 +50,7 @@ func (c *Client) Fetch(ctx context.Context, remote Remote, want Want) (*Snapshot
 	var entry *tipcache.Entry
 	var meta cached
 	if want.Sparse {
-		entry, meta = c.load(remote)
+		entry, meta = c.load(ctx, remote)
 	}
 	snapshot, err := c.fetch(ctx, remote, op, want, entry, meta)
 	if err != nil {
@@ -79,7 +79,7 @@ func (c *Client) fetch(ctx context.Context, remote Remote, op operation, want Wa
 		}
 		return &Snapshot{op: op}, err
 	}
-	o := &objects{client: c, remote: remote, op: op, server: found.server, tip: found.tip, entry: entry}
+	o := &objects{client: c, remote: remote, op: op, server: found.server, tip: found.tip, entry: entry, life: newLife(ctx)}
 	snapshot := &Snapshot{op: op, client: c, objects: o, want: want, meta: meta}
 	if err := snapshot.read(ctx, want); err != nil {
 		o.entry = nil // the caller's

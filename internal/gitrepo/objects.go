@@ -18,6 +18,7 @@ type objects struct {
 	op     operation
 	server server
 	tip    tip
+	life   life // of the packs that arrive
 
 	entry   *tipcache.Entry // nil: nothing is cached
 	packs   []*pack
@@ -161,7 +162,10 @@ func (o *objects) fetchWhole(ctx context.Context) error {
 
 // request asks for the pack that brings more from now on.
 func (o *objects) request(ctx context.Context, request packRequest, whole bool) error {
-	p, err := o.client.fetchPack(ctx, o.remote, o.op, o.server, request)
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	p, err := o.client.fetchPack(o.life.ctx, o.remote, o.op, o.server, request)
 	if err != nil {
 		return err
 	}
@@ -248,6 +252,7 @@ func (o *objects) prefetch(ctx context.Context, hashes []plumbing.Hash) error {
 }
 
 func (o *objects) close() error {
+	o.life.end()
 	var errs []error
 	for _, p := range o.packs {
 		errs = append(errs, p.close())

@@ -66,7 +66,9 @@ func (c *Client) Push(ctx context.Context, remote Remote, spec PushSpec) error {
 		return err
 	}
 	if c.cache != nil && remote.Installation != "" {
-		c.store(remote, spec.Branch, spec.Commit)
+		if now := (pushed{name, spec.Commit}); !c.fills.leave(remote.cacheKey(), now) {
+			c.store(remote, now)
+		}
 	}
 	return nil
 }

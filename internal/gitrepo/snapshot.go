@@ -82,22 +82,24 @@ func (s *Snapshot) Ref() string {
 // Way is how the tip was read; empty in an empty repository.
 func (s *Snapshot) Way() Way { return s.way }
 
-// Close ends what is still being received, keeps in the tip cache what the next reading can use, and removes what the snapshot holds
-// on disk.
+// Close keeps in the tip cache what the next reading can use, for which more may go on arriving, ends what else is being received, and
+// removes what the snapshot holds on disk.
 func (s *Snapshot) Close() error {
 	if s.objects == nil {
 		return nil
 	}
-	s.keep()
+	if s.want.Sparse && s.want.Push && !s.failed && s.client.cache != nil && s.objects.remote.Installation != "" {
+		if main := s.objects.main; main != nil && !main.complete() && s.fill() {
+			return nil
+		}
+		s.keep()
+	}
 	return s.objects.close()
 }
 
 // keep puts what was read into the tip cache. That it fails is no harm to anybody.
 func (s *Snapshot) keep() {
 	o := s.objects
-	if !s.want.Sparse || !s.want.Push || s.failed || s.client.cache == nil || o.remote.Installation == "" {
-		return
-	}
 	if o.main != nil && o.main.all() != nil { // the trees that the next edit needs may come last
 		return
 	}

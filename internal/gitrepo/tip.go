@@ -1,6 +1,7 @@
 package gitrepo
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 
@@ -35,10 +36,16 @@ func (r Remote) cacheKey() tipcache.Key {
 }
 
 // load opens what is cached of a repository, and remembers what its server can do; nil where nothing is.
-func (c *Client) load(remote Remote) (*tipcache.Entry, cached) {
+func (c *Client) load(ctx context.Context, remote Remote) (*tipcache.Entry, cached) {
 	if c.cache == nil || remote.Installation == "" {
 		return nil, cached{}
 	}
+	c.fills.wait(ctx, remote.cacheKey())
+	return c.loadNow(remote)
+}
+
+// loadNow is load that waits for nothing.
+func (c *Client) loadNow(remote Remote) (*tipcache.Entry, cached) {
 	entry := c.cache.Load(remote.cacheKey())
 	if entry == nil {
 		return nil, cached{}
@@ -123,9 +130,7 @@ func (c *Client) put(remote Remote, ref string, commit plumbing.Hash, old *tipca
 	if err == nil {
 		err = c.cache.Store(remote.cacheKey(), text, old, keep, add)
 	}
-	if err != nil && c.config.CacheFailed != nil {
-		c.config.CacheFailed(err)
-	}
+	c.cacheFailed(err)
 }
 
 // reachable are the objects that tips lead to, as far as they are known. Submodules' commits do no harm among them.
@@ -215,13 +220,13 @@ func (o *objects) worthKeeping() ([]tipcache.Object, error) {
 }
 
 // store caches a commit that became a branch's tip, on top of what is cached of the one before it.
-func (c *Client) store(remote Remote, branch string, commit *Commit) {
-	old, meta := c.load(remote)
+func (c *Client) store(remote Remote, now pushed) {
+	old, meta := c.loadNow(remote)
 	if old == nil {
 		return
 	}
 	defer func() { _ = old.Close() }() // only read
-	c.put(remote, "refs/heads/"+branch, commit.hash, old, meta, commit.worthKeeping())
+	c.put(remote, now.ref, now.commit.hash, old, meta, now.commit.worthKeeping())
 }
 
 // worthKeeping are the objects of a commit that the tip cache takes.
