@@ -18,14 +18,15 @@ import (
 // sparse reads a tip as a worker does for a push, edits a file in it and pushes. It returns the way and the phases of the requests.
 type sparse struct {
 	*bench
+	cache  string
 	mu     sync.Mutex
 	phases []string
 }
 
 func startSparse(t *testing.T, config gitrepo.Config) *sparse {
 	t.Helper()
-	s := &sparse{}
-	config.CacheDir = t.TempDir()
+	s := &sparse{cache: t.TempDir()}
+	config.CacheDir = s.cache
 	config.Observe = func(transfer gitrepo.Transfer) {
 		s.mu.Lock()
 		s.phases = append(s.phases, string(transfer.Phase))
