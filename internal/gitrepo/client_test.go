@@ -32,6 +32,7 @@ type bench struct {
 	t      *testing.T
 	git    *gittest.Server
 	client *gitrepo.Client
+	config gitrepo.Config
 	temp   string
 	// between sees every request; it answers by itself and returns true, or lets the server answer.
 	between atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
@@ -54,6 +55,7 @@ func start(t *testing.T, config gitrepo.Config) *bench {
 		t.Fatal(err)
 	}
 	config.TempDir = b.temp
+	b.config = config
 	if b.client, err = gitrepo.New(config); err != nil {
 		t.Fatal(err)
 	}

@@ -79,8 +79,12 @@ const maxUnasked = 1 << 20
 // verify looks where the branch is after a push that ended in sent.
 func (c *Client) verify(ctx context.Context, remote Remote, op operation, name string, old, hash plumbing.Hash, sent error) error {
 	l, err := c.list(ctx, remote, op, []string{name})
-	if err != nil {
+	switch kind := fault.KindOf(err); {
+	case err == nil:
+	case kind == fault.Throttled || kind == fault.Unavailable || context.Cause(ctx) != nil:
 		return errors.Join(err, sent)
+	default: // of the look, not of the push: that may have been done
+		return fault.Wrapf(fault.Unavailable, errors.Join(err, sent), "%s: the server does not say any more where branch %q is; it is looked at again", op, op.branch)
 	}
 	switch tip := l.hashes[name]; {
 	case tip == hash:

@@ -59,9 +59,7 @@ var cachedRemote = gitrepo.Remote{Repository: remote.Repository, Token: remote.T
 // edit replaces a line in the file, pushes, and lets git compare.
 func (s *sparse) edit(branch, from, to string) (gitrepo.Way, []string) {
 	s.t.Helper()
-	s.mu.Lock()
-	s.phases = nil
-	s.mu.Unlock()
+	s.takePhases()
 	changes := []edit.Change{{Replace: &edit.Replace{Paths: []string{"edited/deep/down/file.txt"}, Pattern: from, With: to}}}
 	snapshot, err := s.client.Fetch(s.t.Context(), cachedRemote, gitrepo.Want{
 		Ref: "refs/heads/" + branch, Depth: 1, Sparse: true, Push: true, TreeDepth: edit.TreeDepth(changes, edit.Limits{}),
@@ -90,10 +88,19 @@ func (s *sparse) edit(branch, from, to string) (gitrepo.Way, []string) {
 		s.t.Errorf("the file is %q", content)
 	}
 	s.cli("fsck", "--strict", "--no-dangling")
+	s.client.WaitForCache()
+	phases := s.takePhases()
+	slices.Sort(phases) // the first two run at once
+	return snapshot.Way(), phases
+}
+
+// takePhases gives the requests that were made since it was last called.
+func (s *sparse) takePhases() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	slices.Sort(s.phases) // the first two run at once
-	return snapshot.Way(), slices.Clone(s.phases)
+	phases := s.phases
+	s.phases = nil
+	return phases
 }
 
 func TestWaysOfReading(t *testing.T) {
