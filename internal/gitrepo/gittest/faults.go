@@ -27,6 +27,9 @@ func PhaseOf(r *http.Request) string {
 	return "upload_pack"
 }
 
+// BodyOf is a request's body, which is put back.
+func BodyOf(r *http.Request) string { return string(body(r)) }
+
 func body(r *http.Request) []byte {
 	text, _ := io.ReadAll(r.Body) // what is missing is missed by the server
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
