@@ -224,8 +224,9 @@ func hasTrailer(message, jobID string) bool {
 }
 
 func allTrailers(paragraph string) bool {
-	for line := range strings.SplitSeq(paragraph, "\n") {
-		if !trailerLine.MatchString(line) {
+	for i, line := range strings.Split(paragraph, "\n") {
+		continues := i > 0 && (line[:min(len(line), 1)] == " " || line[:min(len(line), 1)] == "\t")
+		if !continues && !trailerLine.MatchString(line) {
 			return false
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/gitsmith/gitsmith/internal/edit"
@@ -18,9 +19,10 @@ import (
 // sparse reads a tip as a worker does for a push, edits a file in it and pushes. It returns the way and the phases of the requests.
 type sparse struct {
 	*bench
-	cache  string
-	mu     sync.Mutex
-	phases []string
+	cache    string
+	received atomic.Int64
+	mu       sync.Mutex
+	phases   []string
 }
 
 func startSparse(t *testing.T, config gitrepo.Config) *sparse {
@@ -28,6 +30,7 @@ func startSparse(t *testing.T, config gitrepo.Config) *sparse {
 	s := &sparse{cache: t.TempDir()}
 	config.CacheDir = s.cache
 	config.Observe = func(transfer gitrepo.Transfer) {
+		s.received.Add(transfer.Received)
 		s.mu.Lock()
 		s.phases = append(s.phases, string(transfer.Phase))
 		s.mu.Unlock()
