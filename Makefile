@@ -10,8 +10,8 @@ NODE    := $(CURDIR)/build/node
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 FUZZTIME ?= 1m
-# What `make bench` hands to go test, such as BENCHFLAGS='-bench Push -count 5'.
-BENCHFLAGS ?= -bench .
+# What `make bench` and `make bench-git` hand to go test, such as BENCHFLAGS='-bench Git/on_disk/small'.
+BENCHFLAGS ?=
 # What `make test` and `make race` hand to go test, such as TESTFLAGS='-run TestX ./internal/ops'.
 TESTFLAGS ?= ./...
 
@@ -68,8 +68,12 @@ fuzz: ## each fuzz target for FUZZTIME (default 1m), one after another
 	.ci/fuzz $(FUZZTIME)
 
 .PHONY: bench
-bench: ## the benchmarks; nothing else should run meanwhile
-	go test -run '^$$' -timeout 60m $(BENCHFLAGS) ./internal/bench/...
+bench: ## the receiver beside a bare enqueue; nothing else should run meanwhile
+	go test -run '^$$' -timeout 60m -bench Intake $(BENCHFLAGS) ./internal/bench
+
+.PHONY: bench-git
+bench-git: ## git jobs beside the command line and go-git: an hour, and nothing else should run meanwhile
+	go test -run '^$$' -timeout 180m -bench Git -benchtime 1x $(BENCHFLAGS) ./internal/bench
 
 .PHONY: manifest
 manifest: test-tools ## the Forge manifest against Atlassian's own validator

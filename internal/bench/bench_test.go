@@ -23,11 +23,14 @@ const (
 //	GITSMITH_BENCH_REPORT=docs/performance.md make bench
 const reportVariable = "GITSMITH_BENCH_REPORT"
 
-// BenchmarkGitsmith is all comparisons, and prints their tables at its end.
-func BenchmarkGitsmith(b *testing.B) {
-	tables := append(benchmarkIntake(b), benchmarkGit(b)...)
+// BenchmarkIntake is the receiver beside a bare enqueue.
+func BenchmarkIntake(b *testing.B) { report(b, "intake", benchmarkIntake(b)) }
+
+// report prints tables and puts them into the part of the report that is theirs, between two marks.
+func report(b *testing.B, part string, tables []Table) {
+	b.Helper()
 	var text bytes.Buffer
-	fmt.Fprintf(&text, "# Performance\n\nMeasured by `make bench` on %s: %s.\n\nServer, client and load share the machine. Each figure is the median of at least %d rounds in which the ways took turns.\n\n",
+	fmt.Fprintf(&text, "Measured on %s: %s.\nServer, client and load share the machine. Each figure is the median of at least %d rounds in which the ways took turns.\n\n",
 		time.Now().Format(time.DateOnly), Machine(b.Context()), minRounds)
 	for _, table := range tables {
 		if err := table.Write(&text); err != nil {
@@ -35,16 +38,35 @@ func BenchmarkGitsmith(b *testing.B) {
 		}
 	}
 	fmt.Printf("\n%s", text.Bytes())
-	report := os.Getenv(reportVariable)
-	if report == "" {
+	name := os.Getenv(reportVariable)
+	if name == "" {
 		return
 	}
-	if !filepath.IsAbs(report) {
-		report = filepath.Join("../..", report)
+	if !filepath.IsAbs(name) {
+		name = filepath.Join("../..", name)
 	}
-	if err := os.WriteFile(report, bytes.TrimSuffix(text.Bytes(), []byte("\n")), 0o644); err != nil {
+	whole, err := os.ReadFile(name)
+	if err != nil {
 		b.Fatal(err)
 	}
+	changed, err := replacePart(string(whole), part, text.String())
+	if err == nil {
+		err = os.WriteFile(name, []byte(changed), 0o644) //nolint:gosec // a page for everybody
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// replacePart puts text between the marks of a part.
+func replacePart(whole, part, text string) (string, error) {
+	begin, end := "<!-- "+part+": begin -->\n", "<!-- "+part+": end -->"
+	before, rest, found := strings.Cut(whole, begin)
+	_, after, ends := strings.Cut(rest, end)
+	if !found || !ends {
+		return "", fmt.Errorf("the report lacks the marks %q and %q", strings.TrimSpace(begin), end)
+	}
+	return before + begin + "\n" + text + end + after, nil
 }
 
 func gitOutput(tb testing.TB, directory string, args ...string) string {

@@ -9,55 +9,65 @@ import (
 	"time"
 )
 
-// Work is one job in terms that both ways understand.
+// Work is one job in terms that all ways understand.
 type Work struct {
-	Kind   string `json:"kind"`   // "push" or "archive"
+	Way    string `json:"way"`
 	Base   string `json:"base"`   // where the git server is
 	Slug   string `json:"slug"`   // the repository below it, in the workspace of Workspace
 	Folder string `json:"folder"` // an empty folder to work in
-	// Word replaces the first word of EditedFile.
-	Word string `json:"word"`
+	Kept   string `json:"kept"`   // a folder with what the way keeps between jobs; empty where it is to know nothing
+	File   string `json:"file"`   // to be edited
+	Word   string `json:"word"`   // replaces the first word of File; empty: an archive is made instead
 }
 
 // Workspace is where the measured repositories are on the git server.
 const Workspace = "bench"
-
-// The kinds of work.
-const (
-	Push    = "push"
-	Archive = "archive"
-)
 
 // artifactName is the file below Work.Folder that an archive ends in.
 const artifactName = "artifact.tar.gz"
 
 func (w Work) url() string { return w.Base + "/" + Workspace + "/" + w.Slug + ".git" }
 
-// byCommandLine does the work as a script would: a clone of depth 1, then edit, commit and push, or tar.
-func byCommandLine(ctx context.Context, work Work) (Sample, error) {
-	var sample Sample
+// byCommandLine does the work as a script would: a clone of depth 1, then edit, commit and push, or git archive.
+func byCommandLine(ctx context.Context, work Work) (sample Sample, err error) {
 	tree := filepath.Join(work.Folder, "tree")
-	git := func(directory string, args ...string) error { return command(ctx, &sample, directory, "git", args...) }
 	start := time.Now()
-	if err := git(work.Folder, "clone", "--quiet", "--depth", "1", work.url(), tree); err != nil {
+	if err := command(ctx, &sample, work.Folder, "git", "clone", "--quiet", "--depth", "1", work.url(), tree); err != nil {
 		return sample, err
 	}
-	if work.Kind == Archive {
-		err := command(ctx, &sample, work.Folder, "tar", "-czf", artifactName, "--exclude=./.git", "-C", tree, ".")
-		sample.Wall = time.Since(start)
-		return sample, err
-	}
-	if err := editFile(filepath.Join(tree, EditedFile), work.Word); err != nil {
-		return sample, err
-	}
-	if err := git(tree, "commit", "--quiet", "--all", "--message", "one line"); err != nil {
-		return sample, err
-	}
-	if err := git(tree, "push", "--quiet", "origin", "main"); err != nil {
-		return sample, err
+	if work.Word == "" {
+		err = command(ctx, &sample, tree, "git", "archive", "--format=tar.gz", "--output", filepath.Join(work.Folder, artifactName), "HEAD")
+	} else {
+		err = editAndPush(ctx, &sample, tree, work)
 	}
 	sample.Wall = time.Since(start)
-	return sample, nil
+	return sample, err
+}
+
+// byMirror does it as a script would that keeps a mirror: fetch, a worktree, then edit, commit and push.
+func byMirror(ctx context.Context, work Work) (sample Sample, err error) {
+	tree := filepath.Join(work.Folder, "tree")
+	start := time.Now()
+	for _, args := range [][]string{
+		{"fetch", "--quiet", work.url(), "+refs/heads/main:refs/heads/main"}, {"worktree", "add", "--quiet", "--detach", tree, "main"},
+	} {
+		if err := command(ctx, &sample, work.Kept, "git", args...); err != nil {
+			return sample, err
+		}
+	}
+	err = editAndPush(ctx, &sample, tree, work)
+	sample.Wall = time.Since(start)
+	return sample, err
+}
+
+func editAndPush(ctx context.Context, sample *Sample, tree string, work Work) error {
+	if err := editFile(filepath.Join(tree, filepath.FromSlash(work.File)), work.Word); err != nil {
+		return err
+	}
+	if err := command(ctx, sample, tree, "git", "commit", "--quiet", "--all", "--message", "one line"); err != nil {
+		return err
+	}
+	return command(ctx, sample, tree, "git", "push", "--quiet", work.url(), "HEAD:main")
 }
 
 func editFile(name, word string) error {

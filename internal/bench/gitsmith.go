@@ -17,28 +17,36 @@ import (
 )
 
 // byGitsmith does the work as a worker does, with a client that has done nothing before. It measures the process that it runs
-// in, which should do nothing else. Starting the process is not counted: a worker runs already.
+// in, which should do nothing else. Starting the process is not counted, a worker runs already; nor is what goes on arriving for the
+// tip cache once the commit is at the server.
 func byGitsmith(ctx context.Context, work Work) (sample Sample, err error) {
 	base, err := url.Parse(work.Base)
 	if err != nil {
 		return sample, err
 	}
 	used, start := ownCPU(), time.Now()
-	client, err := gitrepo.New(gitrepo.Config{Base: base, TempDir: filepath.Join(work.Folder, "temp")})
+	cache := work.Kept
+	if cache == "" {
+		cache = filepath.Join(work.Folder, "tips")
+	}
+	client, err := gitrepo.New(gitrepo.Config{Base: base, TempDir: filepath.Join(work.Folder, "temp"), CacheDir: cache})
 	if err != nil {
 		return sample, err
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
 	remote := gitrepo.Remote{
-		Repository: bitbucket.Repository{Workspace: Workspace, Slug: work.Slug},
-		Token:      secret.New("not-checked"),
+		Repository: bitbucket.Repository{Workspace: Workspace, Slug: work.Slug}, Token: secret.New("not-checked"), Installation: "bench",
 	}
-	if work.Kind == Archive {
+	var way gitrepo.Way
+	if work.Word == "" {
 		err = archiveJob(ctx, client, remote, filepath.Join(work.Folder, artifactName))
 	} else {
-		err = pushJob(ctx, client, remote, work.Word)
+		way, err = pushJob(ctx, client, remote, work)
 	}
-	return Sample{Wall: time.Since(start), CPU: ownCPU() - used, RSS: peakMemory("self")}, err
+	sample = Sample{Wall: time.Since(start), CPU: ownCPU() - used, Read: string(way)}
+	client.WaitForCache()
+	sample.Filled, sample.RSS = time.Since(start), peakMemory("self")
+	return sample, err
 }
 
 func archiveJob(ctx context.Context, client *gitrepo.Client, remote gitrepo.Remote, name string) (err error) {
@@ -56,25 +64,32 @@ func archiveJob(ctx context.Context, client *gitrepo.Client, remote gitrepo.Remo
 	return err
 }
 
-func pushJob(ctx context.Context, client *gitrepo.Client, remote gitrepo.Remote, word string) (err error) {
-	snapshot, err := client.Fetch(ctx, remote, gitrepo.Want{Ref: "main", Depth: 1})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, snapshot.Close()) }()
-	replace := edit.Replace{Paths: []string{EditedFile}, Pattern: `\A\w+`, With: word, Regexp: true}
-	changes, err := edit.Apply(ctx, snapshot, []edit.Change{{Replace: &replace}}, edit.DefaultLimits())
-	if err != nil {
-		return err
-	}
-	commit, err := snapshot.Build(ctx, changes, gitrepo.CommitSpec{
-		Message: "one line", AuthorName: "Bench", AuthorEmail: "bench@example.com", Time: time.Now(), JobID: "bench-" + word,
+func pushJob(ctx context.Context, client *gitrepo.Client, remote gitrepo.Remote, work Work) (gitrepo.Way, error) {
+	changes := []edit.Change{{Replace: &edit.Replace{Paths: []string{work.File}, Pattern: `\A\w+`, With: work.Word, Regexp: true}}}
+	limits := edit.DefaultLimits()
+	snapshot, err := client.Fetch(ctx, remote, gitrepo.Want{
+		Ref: "refs/heads/main", Depth: 1, Sparse: true, Push: true, TreeDepth: edit.TreeDepth(changes, limits),
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
-	if commit.Unchanged() {
-		return fmt.Errorf("replacing the first word by %q changed nothing", word)
+	commit, err := build(ctx, snapshot, changes, limits, work.Word)
+	if err = errors.Join(err, snapshot.Close()); err != nil {
+		return "", err
 	}
-	return client.Push(ctx, remote, gitrepo.PushSpec{Branch: "main", Old: snapshot.Commit(), Commit: commit})
+	return snapshot.Way(), client.Push(ctx, remote, gitrepo.PushSpec{Branch: "main", Old: snapshot.Commit(), Commit: commit})
+}
+
+func build(ctx context.Context, snapshot *gitrepo.Snapshot, changes []edit.Change, limits edit.Limits, word string) (*gitrepo.Commit, error) {
+	applied, err := edit.Apply(ctx, snapshot, changes, limits)
+	if err != nil {
+		return nil, err
+	}
+	commit, err := snapshot.Build(ctx, applied, gitrepo.CommitSpec{
+		Message: "one line", AuthorName: "Bench", AuthorEmail: "bench@example.com", Time: time.Now(), JobID: "bench-" + word,
+	})
+	if err == nil && commit.Unchanged() {
+		err = fmt.Errorf("replacing the first word by %q changed nothing", word)
+	}
+	return commit, err
 }

@@ -81,6 +81,7 @@ type intake struct {
 	client *http.Client
 	url    string
 	pid    int
+	common []string // settings that a worker shares
 }
 
 func startIntake(tb testing.TB) *intake {
@@ -95,40 +96,57 @@ func startIntake(tb testing.TB) *intake {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails (crypto/rand)
 	public, private := freeAddress(tb), freeAddress(tb)
-	process := exec.Command(buildAPI(tb))
-	process.Env = []string{
-		"HOME=" + tb.TempDir(), "PATH=" + os.Getenv("PATH"),
-		"GITSMITH_APP_ID=" + issuer.AppID, "GITSMITH_JWKS_URL=" + keys.URL, "GITSMITH_REDIS_URL=" + server.URL,
+	common := []string{
+		"HOME=" + tb.TempDir(), "PATH=" + os.Getenv("PATH"), "GITSMITH_REDIS_URL=" + server.URL,
 		"GITSMITH_SEAL_KEYS=bench:" + base64.StdEncoding.EncodeToString(key),
-		"GITSMITH_ADDR=" + public, "GITSMITH_OPS_ADDR=" + private,
 	}
-	log, err := os.Create(filepath.Join(tb.TempDir(), "api.log"))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	process.Stdout, process.Stderr = log, log
-	if err := process.Start(); err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		_ = process.Process.Signal(syscall.SIGTERM)
-		_ = process.Wait()
-		_ = log.Close()
-	})
+	api, log := startBinary(tb, buildProgram(tb, "api"), append(slices.Clone(common), "GITSMITH_APP_ID="+issuer.AppID, "GITSMITH_JWKS_URL="+keys.URL,
+		"GITSMITH_ADDR="+public, "GITSMITH_OPS_ADDR="+private))
+	tb.Cleanup(api.stop)
 	transport := &http.Transport{MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections}
 	tb.Cleanup(transport.CloseIdleConnections)
 	in := &intake{
 		tb: tb, issuer: issuer, redis: server.Client(), client: &http.Client{Transport: transport, Timeout: time.Minute},
-		url: "http://" + public + "/v1/jobs", pid: process.Process.Pid,
+		url: "http://" + public + "/v1/jobs", pid: api.process.Process.Pid, common: common,
 	}
-	in.awaitReady("http://"+private+"/readyz", log.Name())
+	in.awaitReady("http://"+private+"/readyz", log)
 	return in
 }
 
-func buildAPI(tb testing.TB) string {
+// binary is one of the programs, running.
+type binary struct {
+	process *exec.Cmd
+	log     *os.File
+}
+
+// startBinary starts a program by its settings alone, and names the file that it writes to.
+func startBinary(tb testing.TB, name string, environ []string) (*binary, string) {
 	tb.Helper()
-	name := filepath.Join(tb.TempDir(), "api")
-	command := exec.CommandContext(tb.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", name, "./cmd/api")
+	log, err := os.Create(filepath.Join(tb.TempDir(), "log"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	process := exec.Command(name)
+	process.Env, process.Stdout, process.Stderr = environ, log, log
+	if err := process.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	return &binary{process, log}, log.Name()
+}
+
+// stop ends it softly. It may be called again.
+func (b *binary) stop() {
+	if b.process.ProcessState == nil {
+		_ = b.process.Process.Signal(syscall.SIGTERM)
+		_ = b.process.Wait()
+		_ = b.log.Close()
+	}
+}
+
+func buildProgram(tb testing.TB, program string) string {
+	tb.Helper()
+	name := filepath.Join(tb.TempDir(), program)
+	command := exec.CommandContext(tb.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", name, "./cmd/"+program)
 	command.Dir, command.Env = "../..", append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := command.CombinedOutput(); err != nil {
 		tb.Fatalf("go build: %v: %s", err, out)

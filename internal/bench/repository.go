@@ -46,7 +46,7 @@ func Large() Shape {
 // there already is used again. It needs git in PATH. Where ctx ends early nothing is left below its final name.
 func Build(ctx context.Context, root string, shape Shape) (directory string, err error) {
 	// The parameters are part of the name, so that a changed shape is built anew; so is the version of what follows from them.
-	name := fmt.Sprintf("%s-2-%d-%d-%d-%d-%d.git", shape.Name, shape.Files, shape.Commits, shape.Words, shape.Edits, shape.Rewritten)
+	name := fmt.Sprintf("%s-3-%d-%d-%d-%d-%d.git", shape.Name, shape.Files, shape.Commits, shape.Words, shape.Edits, shape.Rewritten)
 	directory = filepath.Join(root, name)
 	if _, err := os.Stat(directory); err == nil {
 		return directory, nil
@@ -98,15 +98,15 @@ func gitEnvironment() []string {
 		"GIT_AUTHOR_NAME=Bench", "GIT_AUTHOR_EMAIL=bench@example.com", "GIT_COMMITTER_NAME=Bench", "GIT_COMMITTER_EMAIL=bench@example.com")
 }
 
-// EditedFile is a file of every shape, six directories deep: the others are two deep. OtherFile is another one, elsewhere.
-const (
-	EditedFile = "module000/package00/src/main/resources/messages/file0000.txt"
-	OtherFile  = "module000/package01/file0010.txt"
-)
+// Edited is the file that is edited: in the middle of the tree, six directories deep, where the others are two deep.
+func (s Shape) Edited() string { return s.path(s.Files / 2) }
 
-func filePath(number int) string {
-	if number == 0 {
-		return EditedFile
+// Other is a file elsewhere, that somebody else edits.
+func (s Shape) Other() string { return s.path(s.Files - 1) }
+
+func (s Shape) path(number int) string {
+	if number == s.Files/2 {
+		return fmt.Sprintf("module%03d/package00/src/main/resources/messages/file%04d.txt", number/100, number)
 	}
 	return fmt.Sprintf("module%03d/package%02d/file%04d.txt", number/100, number/10%10, number)
 }
@@ -132,7 +132,7 @@ func (s Shape) stream(out io.Writer) error {
 		fmt.Fprintf(buffered, "commit refs/heads/main\ncommitter Bench <bench@example.com> %d +0000\ndata %d\n%s\n", when, len(message), message)
 		for i := range files {
 			if commit == 0 {
-				writeFile(buffered, i, files[i])
+				writeFile(buffered, s.path(i), files[i])
 			}
 		}
 		for range s.Edits {
@@ -141,14 +141,14 @@ func (s Shape) stream(out io.Writer) error {
 			for j := start; j < min(start+s.Rewritten, len(files[i])); j++ {
 				files[i][j] = vocabulary[random.IntN(len(vocabulary))]
 			}
-			writeFile(buffered, i, files[i])
+			writeFile(buffered, s.path(i), files[i])
 		}
 	}
 	buffered.WriteString("done\n") //nolint:errcheck // Flush says it
 	return buffered.Flush()
 }
 
-func writeFile(out *bufio.Writer, number int, words []string) {
+func writeFile(out *bufio.Writer, path string, words []string) {
 	var content strings.Builder
 	for i, word := range words {
 		content.WriteString(word)
@@ -158,7 +158,7 @@ func writeFile(out *bufio.Writer, number int, words []string) {
 			content.WriteByte(' ')
 		}
 	}
-	fmt.Fprintf(out, "M 100644 inline %s\ndata %d\n%s\n", filePath(number), content.Len(), content.String())
+	fmt.Fprintf(out, "M 100644 inline %s\ndata %d\n%s\n", path, content.Len(), content.String())
 }
 
 func randomWord(random *rand.Rand) string {

@@ -24,12 +24,6 @@ const serverVariable = "GITSMITH_BENCH_SERVER"
 // trafficPath gives what was asked for since it was last looked at.
 const trafficPath = "/-/traffic"
 
-// Traffic is what a server was asked for.
-type Traffic struct {
-	Requests int64 `json:"requests"`
-	Down     int64 `json:"down"` // bytes of the answers' bodies
-}
-
 // counting is a handler that counts what passes through.
 type counting struct {
 	next           http.Handler

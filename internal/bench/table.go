@@ -12,27 +12,56 @@ import (
 
 // Sample is what one run of one way cost.
 type Sample struct {
-	Wall time.Duration
-	CPU  time.Duration // of the client's processes, user and system
-	RSS  int64         // bytes: the largest of the client's processes
+	Wall   time.Duration
+	CPU    time.Duration // of the client's processes, user and system
+	RSS    int64         // bytes: the largest of the client's processes
+	Filled time.Duration // until nothing arrived any more for the tip cache; 0 where there is none
+	Read   string        // how Gitsmith read the tip
+	Traffic
 }
 
-// Comparison is the same work done in two ways, in turns.
-type Comparison struct {
-	Name         string
-	Theirs, Ours []Sample
+// Traffic is what a server was asked for.
+type Traffic struct {
+	Requests int64 `json:"requests"`
+	Down     int64 `json:"down"` // bytes of the answers' bodies
 }
 
-// row is the comparison's line of a table: medians, and how many times quicker ours is.
-func (c Comparison) row() []string {
-	wall, cpu := func(s Sample) time.Duration { return s.Wall }, func(s Sample) time.Duration { return s.CPU }
-	rss := func(s Sample) int64 { return s.RSS }
-	theirs, ours := median(c.Theirs, wall), median(c.Ours, wall)
-	return []string{
-		c.Name, milliseconds(theirs), milliseconds(ours), ratio(float64(theirs), float64(ours)),
-		milliseconds(median(c.Theirs, cpu)), milliseconds(median(c.Ours, cpu)),
-		megabytes(median(c.Theirs, rss)), megabytes(median(c.Ours, rss)),
+// Row is one way of doing a work, as often as it was done.
+type Row struct {
+	Name    string
+	Samples []Sample
+	Bound   float64 // what Wall may be of the peer's; 0: any
+	Memory  int64   // what RSS may be, in bytes; 0: any
+}
+
+func (r Row) wall() time.Duration {
+	return median(r.Samples, func(s Sample) time.Duration { return s.Wall })
+}
+func (r Row) rss() int64 { return median(r.Samples, func(s Sample) int64 { return s.RSS }) }
+
+// cells is the row's line of a table: medians, and its wall time as a part of the peer's.
+func (r Row) cells(peer Row) []string {
+	read := ""
+	if len(r.Samples) > 0 {
+		read = r.Samples[len(r.Samples)-1].Read
 	}
+	return []string{
+		r.Name, milliseconds(r.wall()), ratio(r.wall(), peer.wall()), bound(r.Bound),
+		milliseconds(median(r.Samples, func(s Sample) time.Duration { return s.CPU })), megabytes(r.rss()),
+		fmt.Sprint(median(r.Samples, func(s Sample) int64 { return s.Requests })), kilobytes(median(r.Samples, func(s Sample) int64 { return s.Down })), read,
+	}
+}
+
+// misses says which bounds the row does not keep.
+func (r Row) misses(peer Row) []string {
+	var missed []string
+	if part := float64(r.wall()) / float64(peer.wall()); r.Bound > 0 && part > r.Bound {
+		missed = append(missed, fmt.Sprintf("%s: %.3f of the peer's time, the bound is %.3f", r.Name, part, r.Bound))
+	}
+	if r.Memory > 0 && r.rss() > r.Memory {
+		missed = append(missed, fmt.Sprintf("%s: %s, the bound is %s", r.Name, megabytes(r.rss()), megabytes(r.Memory)))
+	}
+	return missed
 }
 
 // median is the middle of what value takes from the samples; of an even number the upper middle; zero without samples.
@@ -55,11 +84,20 @@ func milliseconds(d time.Duration) string {
 
 func megabytes(n int64) string { return fmt.Sprintf("%d MB", n>>20) }
 
-func ratio(theirs, ours float64) string {
-	if ours == 0 {
+func kilobytes(n int64) string { return fmt.Sprintf("%d kB", n/1000) }
+
+func ratio(ours, peers time.Duration) string {
+	if peers == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%.2f", theirs/ours)
+	return fmt.Sprintf("%.3f", float64(ours)/float64(peers))
+}
+
+func bound(most float64) string {
+	if most == 0 {
+		return ""
+	}
+	return fmt.Sprintf("≤ %.3f", most)
 }
 
 // Table is one table of the report.
@@ -70,14 +108,19 @@ type Table struct {
 	Rows   [][]string
 }
 
-// comparisons is the table of several comparisons with the git command line.
-func comparisons(title, note string, all ...Comparison) Table {
-	table := Table{Title: title, Note: note, Header: []string{
-		"repository", "git", "Gitsmith", "times quicker", "git CPU", "Gitsmith CPU", "git memory", "Gitsmith memory",
-	}}
-	for _, comparison := range all {
-		table.Rows = append(table.Rows, comparison.row())
+// comparison is the table of ways of one work, the peer of all first.
+func comparison(title, note string, rows []Row) Table {
+	table := Table{Title: title, Note: note, Header: []string{"way", "wall", "ratio", "bound", "client CPU", "peak RSS", "requests", "down", "read"}}
+	var missed []string
+	for _, row := range rows {
+		table.Rows = append(table.Rows, row.cells(rows[0]))
+		missed = append(missed, row.misses(rows[0])...)
 	}
+	verdict := "Every bound is kept."
+	if len(missed) > 0 {
+		verdict = "Not kept: " + strings.Join(missed, "; ") + "."
+	}
+	table.Note = strings.TrimSpace(note + "\n" + verdict)
 	return table
 }
 
@@ -90,7 +133,7 @@ func (t Table) Write(out io.Writer) error {
 		}
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "## %s\n\n", t.Title)
+	fmt.Fprintf(&text, "### %s\n\n", t.Title)
 	writeRow(&text, t.Header, widths)
 	for i, width := range widths {
 		mark := strings.Repeat("-", width+1) + ":" // numbers to the right

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -8,33 +9,73 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestComparisonsAreMedians(t *testing.T) {
+func TestRowsAreMediansBesideTheirPeer(t *testing.T) {
 	t.Parallel()
 	samples := func(walls ...int) (all []Sample) {
 		for _, wall := range walls {
-			all = append(all, Sample{Wall: time.Duration(wall) * time.Millisecond, CPU: time.Millisecond, RSS: 5 << 20})
+			all = append(all, Sample{
+				Wall: time.Duration(wall) * time.Millisecond, CPU: time.Millisecond, RSS: 5 << 20, Read: "cached", Traffic: Traffic{Requests: 3, Down: 1700},
+			})
 		}
 		return all
 	}
-	table := comparisons("Push", "A note.",
-		Comparison{Name: "small", Theirs: samples(90, 1000, 100), Ours: samples(40, 50, 1)},
-		Comparison{Name: "a medium one", Theirs: samples(), Ours: samples()})
+	table := comparison("Push", "A note.", []Row{
+		{Name: "git", Samples: samples(90, 1000, 100)},
+		{Name: "ours", Samples: samples(40, 50, 1), Bound: 0.4, Memory: 5 << 20},
+		{Name: "slow", Samples: samples(50), Bound: 0.4, Memory: 4 << 20},
+	})
 	var out strings.Builder
 	if err := table.Write(&out); err != nil {
 		t.Fatal(err)
 	}
-	const want = `## Push
+	const want = `### Push
 
-| repository   |    git | Gitsmith | times quicker | git CPU | Gitsmith CPU | git memory | Gitsmith memory |
-|--------------|-------:|---------:|--------------:|--------:|-------------:|-----------:|----------------:|
-| small        | 100 ms |    40 ms |          2.50 |    1 ms |         1 ms |       5 MB |            5 MB |
-| a medium one |   0 ms |     0 ms |             - |    0 ms |         0 ms |       0 MB |            0 MB |
+| way  |   wall | ratio |   bound | client CPU | peak RSS | requests | down |   read |
+|------|-------:|------:|--------:|-----------:|---------:|---------:|-----:|-------:|
+| git  | 100 ms | 1.000 |         |       1 ms |     5 MB |        3 | 1 kB | cached |
+| ours |  40 ms | 0.400 | ≤ 0.400 |       1 ms |     5 MB |        3 | 1 kB | cached |
+| slow |  50 ms | 0.500 | ≤ 0.400 |       1 ms |     5 MB |        3 | 1 kB | cached |
 
 A note.
+Not kept: slow: 0.500 of the peer's time, the bound is 0.400; slow: 5 MB, the bound is 4 MB.
 
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("want (-), got (+):\n%s", diff)
+	}
+	if table = comparison("", "", []Row{{Name: "git", Samples: samples(1)}}); table.Note != "Every bound is kept." {
+		t.Errorf("without a bound: %q", table.Note)
+	}
+}
+
+func TestReplacePart(t *testing.T) {
+	t.Parallel()
+	const whole = "# Head\n\n<!-- a: begin -->\nold\n<!-- a: end -->\n\n<!-- b: begin -->\n<!-- b: end -->\n"
+	got, err := replacePart(whole, "a", "new\n")
+	if want := "# Head\n\n<!-- a: begin -->\n\nnew\n<!-- a: end -->\n\n<!-- b: begin -->\n<!-- b: end -->\n"; err != nil || got != want {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := replacePart(whole, "c", "new\n"); err == nil {
+		t.Error("a part that is not there is replaced")
+	}
+}
+
+// TestEveryWayOnce does each way of the benchmark once, on a repository that costs no time.
+func TestEveryWayOnce(t *testing.T) {
+	t.Parallel()
+	shape := Shape{Name: "tiny", Files: 20, Commits: 5, Words: 30, Edits: 2, Rewritten: 3}
+	s := serve(t, t.TempDir(), shape)
+	s.prime()
+	for i, w := range (size{shape: shape}).pushes() {
+		sample := s.round(w, fmt.Sprintf("word%d", i))
+		if sample.Wall <= 0 || sample.Requests < 3 || sample.Down == 0 || sample.RSS == 0 {
+			t.Errorf("%s: %+v", w.name, sample)
+		}
+	}
+	for _, w := range (size{shape: shape}).archives() {
+		if sample := s.round(w, ""); sample.Wall <= 0 || sample.Requests < 2 {
+			t.Errorf("%s: %+v", w.name, sample)
+		}
 	}
 }
 
@@ -68,7 +109,7 @@ func TestShapesAreTheSameEachTime(t *testing.T) {
 		if files := strings.Count(gitOutput(t, directory, "ls-tree", "-r", "main"), "\n") + 1; files != 20 {
 			t.Errorf("%d files", files)
 		}
-		gitOutput(t, directory, "cat-file", "-e", "main:"+EditedFile)
+		gitOutput(t, directory, "cat-file", "-e", "main:"+shape.Edited())
 	}
 	if tips[0] != tips[1] {
 		t.Errorf("two builds end in %s and %s", tips[0], tips[1])
