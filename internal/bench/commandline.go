@@ -18,6 +18,9 @@ type Work struct {
 	Kept   string `json:"kept"`   // a folder with what the way keeps between jobs; empty where it is to know nothing
 	File   string `json:"file"`   // to be edited
 	Word   string `json:"word"`   // replaces the first word of File; empty: an archive is made instead
+	// Before is another repository on the server, whose file of the same name is edited before the work and outside of the
+	// measuring; empty: none is.
+	Before string `json:"before"`
 }
 
 // Workspace is where the measured repositories are on the git server.

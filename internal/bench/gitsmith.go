@@ -16,15 +16,14 @@ import (
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
 
-// byGitsmith does the work as a worker does, with a client that has done nothing before. It measures the process that it runs
-// in, which should do nothing else. Starting the process is not counted, a worker runs already; nor is what goes on arriving for the
-// tip cache once the commit is at the server.
+// byGitsmith does the work as a worker does. It measures the process that it runs in, which should do nothing else. What comes before a
+// worker's job is not counted: the start of the process, and a job on another repository, if there is to be one; nor is what goes
+// on arriving for the tip cache once the commit is at the server.
 func byGitsmith(ctx context.Context, work Work) (sample Sample, err error) {
 	base, err := url.Parse(work.Base)
 	if err != nil {
 		return sample, err
 	}
-	used, start := ownCPU(), time.Now()
 	cache := work.Kept
 	if cache == "" {
 		cache = filepath.Join(work.Folder, "tips")
@@ -34,14 +33,25 @@ func byGitsmith(ctx context.Context, work Work) (sample Sample, err error) {
 		return sample, err
 	}
 	defer func() { err = errors.Join(err, client.Close()) }()
-	remote := gitrepo.Remote{
-		Repository: bitbucket.Repository{Workspace: Workspace, Slug: work.Slug}, Token: secret.New("not-checked"), Installation: "bench",
+	remote := func(slug string) gitrepo.Remote {
+		return gitrepo.Remote{Repository: bitbucket.Repository{Workspace: Workspace, Slug: slug}, Token: secret.New("not-checked"), Installation: "bench"}
 	}
+	if work.Before != "" {
+		before := work
+		before.Word = fmt.Sprintf("before%d", time.Now().UnixNano())
+		if _, err := pushJob(ctx, client, remote(work.Before), before); err != nil {
+			return sample, err
+		}
+		if _, err := traffic(ctx, work.Base); err != nil { // what it asked for is not counted
+			return sample, err
+		}
+	}
+	used, start := ownCPU(), time.Now()
 	var way gitrepo.Way
 	if work.Word == "" {
-		err = archiveJob(ctx, client, remote, filepath.Join(work.Folder, artifactName))
+		err = archiveJob(ctx, client, remote(work.Slug), filepath.Join(work.Folder, artifactName))
 	} else {
-		way, err = pushJob(ctx, client, remote, work)
+		way, err = pushJob(ctx, client, remote(work.Slug), work)
 	}
 	sample = Sample{Wall: time.Since(start), CPU: ownCPU() - used, Read: string(way)}
 	client.WaitForCache()

@@ -3,7 +3,9 @@ package bench
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -84,4 +86,21 @@ func ownCPU() time.Duration {
 		return 0
 	}
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// trafficPath gives what a server was asked for since it was last looked at.
+const trafficPath = "/-/traffic"
+
+func traffic(ctx context.Context, base string) (t Traffic, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, base+trafficPath, nil)
+	if err != nil {
+		return t, err
+	}
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	answer, err := client.Do(request)
+	if err != nil {
+		return t, err
+	}
+	defer answer.Body.Close() //nolint:errcheck // only read
+	return t, json.NewDecoder(answer.Body).Decode(&t)
 }

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/gitsmith/gitsmith/internal/gitrepo/gittest"
 )
@@ -20,9 +19,6 @@ import (
 // serverVariable makes this program a git server over the folder that it names, until its standard input ends: what serving
 // costs is then no cost of the client, whose processor time and memory are measured.
 const serverVariable = "GITSMITH_BENCH_SERVER"
-
-// trafficPath gives what was asked for since it was last looked at.
-const trafficPath = "/-/traffic"
 
 // counting is a handler that counts what passes through.
 type counting struct {
@@ -114,16 +110,11 @@ func startGitServer(tb testing.TB, root string) *gitServer {
 }
 
 // traffic is what was asked for since the last call.
-func (s *gitServer) traffic() (t Traffic) {
+func (s *gitServer) traffic() Traffic {
 	s.tb.Helper()
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	answer, err := client.Get(s.base + trafficPath)
+	asked, err := traffic(s.tb.Context(), s.base)
 	if err != nil {
 		s.tb.Fatal(err)
 	}
-	defer answer.Body.Close()
-	if err := json.NewDecoder(answer.Body).Decode(&t); err != nil {
-		s.tb.Fatal(err)
-	}
-	return t
+	return asked
 }

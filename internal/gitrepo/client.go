@@ -59,6 +59,7 @@ type Client struct {
 
 	mu      sync.Mutex
 	servers map[string]*server // what is remembered of them, by repository; nil: only that it was wrong
+	last    *server            // the one that something was learnt of last
 }
 
 // New makes a client and removes what dead processes left below TempDir.

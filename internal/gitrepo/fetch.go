@@ -115,7 +115,7 @@ func (c *Client) locate(ctx context.Context, remote Remote, op operation, want W
 	if receives.err == nil {
 		gives.server.Receive = receives.server.Receive
 	}
-	c.remember(remote, gives.server)
+	c.learn(remote, gives.server)
 	if !gives.server.V2 {
 		return gives.locate(op, want.Ref)
 	}
@@ -181,12 +181,12 @@ func treeFilter(want Want) string {
 
 // update asks for what a newer tip has that a cached one has not. It must be less than the entry holds, or reading anew is cheaper.
 func (o *objects) update(ctx context.Context, want Want, meta cached) error {
-	since, found := meta.since(o.entry, o.tip.ref)
-	if !found {
+	since := meta.since(o.entry)
+	if len(since) == 0 {
 		return errNotReady
 	}
 	return o.request(ctx, packRequest{
-		wants: []plumbing.Hash{o.tip.want}, since: &since, update: true, filter: updateFilter(o.server),
+		wants: []plumbing.Hash{o.tip.want}, since: since, update: true, filter: updateFilter(o.server),
 		maxBytes: max(1<<20, 2*o.entry.Size()),
 	}, false)
 }
@@ -225,8 +225,7 @@ func (c *Client) FindJob(ctx context.Context, remote Remote, branch, jobID, sinc
 	if since == "" {
 		request.depth = searchDepth
 	} else {
-		hash := plumbing.NewHash(since)
-		request.since = &hash
+		request.since = []plumbing.Hash{plumbing.NewHash(since)}
 	}
 	p, err := c.fetchPack(ctx, remote, op, l.server, request)
 	if err != nil {

@@ -44,13 +44,7 @@ type fills struct {
 type fill struct {
 	life  life
 	done  chan struct{}
-	later []pushed // meanwhile
-}
-
-// pushed is a commit that became a branch's tip.
-type pushed struct {
-	ref    string
-	commit *Commit
+	later []*Commit // that were pushed meanwhile
 }
 
 // begin lets a snapshot go on; nil where it may not.
@@ -70,7 +64,7 @@ func (f *fills) begin(key tipcache.Key, l life) *fill {
 }
 
 // finish ends a fill unless commits were pushed meanwhile, which it gives.
-func (f *fills) finish(key tipcache.Key) []pushed {
+func (f *fills) finish(key tipcache.Key) []*Commit {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	ended := f.byKey[key]
@@ -85,7 +79,7 @@ func (f *fills) finish(key tipcache.Key) []pushed {
 }
 
 // leave leaves a pushed commit to the fill of its repository, and reports whether there is one.
-func (f *fills) leave(key tipcache.Key, commit pushed) bool {
+func (f *fills) leave(key tipcache.Key, commit *Commit) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	active := f.byKey[key]

@@ -53,7 +53,7 @@ func (c *Client) Push(ctx context.Context, remote Remote, spec PushSpec) error {
 		takes = *l.server.Receive
 		if s != nil {
 			s.Receive = &takes
-			c.remember(remote, *s)
+			c.learn(remote, *s)
 		}
 	}
 	sent := c.send(ctx, remote, op, takes, &packp.Command{Name: plumbing.ReferenceName(name), Old: old, New: spec.Commit.hash}, spec.Commit)
@@ -66,8 +66,8 @@ func (c *Client) Push(ctx context.Context, remote Remote, spec PushSpec) error {
 		return err
 	}
 	if c.cache != nil && remote.Installation != "" {
-		if now := (pushed{name, spec.Commit}); !c.fills.leave(remote.cacheKey(), now) {
-			c.store(remote, now)
+		if !c.fills.leave(remote.cacheKey(), spec.Commit) {
+			c.store(remote, spec.Commit)
 		}
 	}
 	return nil

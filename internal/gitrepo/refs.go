@@ -63,7 +63,7 @@ func (c *Client) list(ctx context.Context, remote Remote, op operation, names []
 	if err != nil {
 		return listing{}, err
 	}
-	c.remember(remote, l.server)
+	c.learn(remote, l.server)
 	if !l.server.V2 {
 		return l, nil
 	}

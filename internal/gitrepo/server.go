@@ -105,15 +105,20 @@ func hasWord(text, word string) bool {
 	return false
 }
 
-// known gives what is remembered of a repository's server; nil where nothing is.
+// known gives what is remembered of a repository's server or, where it was never met, of the last one's: behind one address
+// they mostly are alike, and one that is not is noticed. It is nil where nothing is remembered.
 func (c *Client) known(remote Remote) *server {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s := c.servers[remote.Repository.String()]; s != nil {
-		known := *s
-		return &known
+	s, met := c.servers[remote.Repository.String()]
+	if !met {
+		s = c.last
 	}
-	return nil
+	if s == nil {
+		return nil
+	}
+	known := *s
+	return &known
 }
 
 const maxServers = 10_000 // that are remembered
@@ -129,6 +134,17 @@ func (c *Client) remember(remote Remote, s server) {
 		clear(c.servers)
 	}
 	c.servers[name] = &s
+}
+
+// learn remembers what a server has just said of itself.
+func (c *Client) learn(remote Remote, s server) {
+	c.remember(remote, s)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.Receive == nil && c.last != nil {
+		s.Receive = c.last.Receive
+	}
+	c.last = &s
 }
 
 // recall remembers what was noted of a server long ago, unless something was learnt of it since.

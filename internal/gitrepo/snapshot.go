@@ -107,7 +107,7 @@ func (s *Snapshot) keep() {
 	if err != nil || len(add) == 0 && s.way == WayCached {
 		return
 	}
-	s.client.put(o.remote, o.tip.ref, o.tip.commit, o.entry, s.meta, add)
+	s.client.put(o.remote, o.tip.commit, o.entry, s.meta, add)
 }
 
 // Archive writes the snapshot in a format and returns how many files it holds. Of an empty repository it is a NotFound fault.

@@ -20,7 +20,6 @@ type cached struct {
 
 // cachedTip is a commit that was read, with trees.
 type cachedTip struct {
-	Ref    string `json:"ref"`
 	Commit string `json:"commit"`
 }
 
@@ -60,23 +59,16 @@ func (c *Client) loadNow(remote Remote) (*tipcache.Entry, cached) {
 	return entry, meta
 }
 
-// since is the commit to bring up to date: the one that was read last of a ref, else of any.
-func (m cached) since(entry *tipcache.Entry, ref string) (plumbing.Hash, bool) {
-	tips := slices.Clone(m.Tips)
-	slices.SortStableFunc(tips, func(a, b cachedTip) int { return boolOrder(b.Ref == ref) - boolOrder(a.Ref == ref) })
-	for _, tip := range tips {
+// since are the commits that an update starts from: those of whichever branch that are here with their trees. The oldest comes first:
+// git's server takes the parent of a commit that the client has for known, though the client says that it has no parents.
+func (m cached) since(entry *tipcache.Entry) []plumbing.Hash {
+	var found []plumbing.Hash
+	for _, tip := range slices.Backward(m.Tips) {
 		if hash, err := parseHash(tip.Commit); err == nil && hasTip(entry, hash) {
-			return hash, true
+			found = append(found, hash)
 		}
 	}
-	return plumbing.ZeroHash, false
-}
-
-func boolOrder(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
+	return found
 }
 
 // hasTip reports whether a commit and its tree are cached.
@@ -100,7 +92,7 @@ func (e entryReader) EncodedObject(kind plumbing.ObjectType, hash plumbing.Hash)
 }
 
 // put notes a tip and adds objects to what is cached. That it fails is no harm to anybody: the next reading costs more.
-func (c *Client) put(remote Remote, ref string, commit plumbing.Hash, old *tipcache.Entry, meta cached, add []tipcache.Object) {
+func (c *Client) put(remote Remote, commit plumbing.Hash, old *tipcache.Entry, meta cached, add []tipcache.Object) {
 	var added int64
 	for _, each := range add {
 		added += int64(len(each.Content))
@@ -111,8 +103,8 @@ func (c *Client) put(remote Remote, ref string, commit plumbing.Hash, old *tipca
 	if s := c.known(remote); s != nil {
 		meta.Server = *s
 	}
-	meta.Tips = slices.DeleteFunc(slices.Clone(meta.Tips), func(tip cachedTip) bool { return tip.Ref == ref || tip.Commit == commit.String() })
-	meta.Tips = slices.Insert(meta.Tips, 0, cachedTip{ref, commit.String()})
+	meta.Tips = slices.DeleteFunc(slices.Clone(meta.Tips), func(tip cachedTip) bool { return tip.Commit == commit.String() })
+	meta.Tips = slices.Insert(meta.Tips, 0, cachedTip{commit.String()})
 	meta.Tips = meta.Tips[:min(len(meta.Tips), maxTips)]
 	var keep func(tipcache.ID) bool
 	switch {
@@ -220,13 +212,13 @@ func (o *objects) worthKeeping() ([]tipcache.Object, error) {
 }
 
 // store caches a commit that became a branch's tip, on top of what is cached of the one before it.
-func (c *Client) store(remote Remote, now pushed) {
+func (c *Client) store(remote Remote, commit *Commit) {
 	old, meta := c.loadNow(remote)
 	if old == nil {
 		return
 	}
 	defer func() { _ = old.Close() }() // only read
-	c.put(remote, now.ref, now.commit.hash, old, meta, now.commit.worthKeeping())
+	c.put(remote, commit.hash, old, meta, commit.worthKeeping())
 }
 
 // worthKeeping are the objects of a commit that the tip cache takes.

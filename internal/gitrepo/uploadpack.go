@@ -17,10 +17,10 @@ import (
 // packRequest asks git-upload-pack for a pack.
 type packRequest struct {
 	wants  []plumbing.Hash
-	depth  int            // commits of history; 0 is no bound
-	filter string         // what to leave out, as git rev-list --filter has it; empty: nothing
-	since  *plumbing.Hash // a commit that is here with all it leads to; nil: none
-	// update makes the answer errNotReady unless the wanted history leads back to since. Of since's own history nothing is here.
+	depth  int             // commits of history; 0 is no bound
+	filter string          // what to leave out, as git rev-list --filter has it; empty: nothing
+	since  []plumbing.Hash // commits that are here with all they lead to
+	// update makes the answer errNotReady unless the wanted history leads back to one of since. Of their own history nothing is here.
 	update bool
 
 	ahead    int64 // as packstream.Options has them
@@ -40,8 +40,8 @@ func (r packRequest) encodeV2(s server) *pktWriter {
 		request.line("want %s", want)
 	}
 	r.encodeBounds(request, s)
-	if r.since != nil {
-		request.line("have %s", *r.since)
+	for _, have := range r.since {
+		request.line("have %s", have)
 	}
 	if !r.update {
 		request.line("done")
@@ -79,8 +79,8 @@ func (r packRequest) encodeV0(s server) *pktWriter {
 	}
 	r.encodeBounds(request, s)
 	request.flush()
-	if r.since != nil {
-		request.line("have %s", *r.since)
+	for _, have := range r.since {
+		request.line("have %s", have)
 	}
 	if r.update {
 		request.flush()
@@ -91,8 +91,10 @@ func (r packRequest) encodeV0(s server) *pktWriter {
 }
 
 func (r packRequest) encodeBounds(request *pktWriter, s server) {
-	if r.update && s.Shallow {
-		request.line("shallow %s", *r.since)
+	for _, end := range r.since {
+		if r.update && s.Shallow {
+			request.line("shallow %s", end)
+		}
 	}
 	if r.depth > 0 && s.Shallow {
 		request.line("deepen %d", r.depth)

@@ -3,6 +3,7 @@ package gitrepo_test
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/gitrepo"
+	"github.com/gitsmith/gitsmith/internal/gitrepo/gittest"
 )
 
 // sparse reads a tip as a worker does for a push, edits a file in it and pushes. It returns the way and the phases of the requests.
@@ -149,10 +151,25 @@ func TestWaysOfReading(t *testing.T) {
 			if err := s.git.Commit(t.Context(), "acme/web", "main", "Other", map[string]string{"dir3/sub/other": "x\n", "edited/deep/down/file.txt": "1\nzwei\ndrei\n"}); err != nil {
 				t.Fatal(err)
 			}
+			s.received.Store(0)
 			way, phases = s.edit("main", "1", "eins")
 			check("moved", way, phases, gitrepo.WayUpdated, tc.moved)
+			if got := s.received.Load(); got > 10_000 {
+				t.Errorf("moved: %d bytes were received for one small commit", got)
+			}
+			// Somebody else's commit on the same parent as the last push, which was lost.
+			s.cli("update-ref", "refs/heads/main", "main~1")
+			if err := s.git.Commit(t.Context(), "acme/web", "main", "Other", map[string]string{"dir4/sub/other": "x\n"}); err != nil {
+				t.Fatal(err)
+			}
+			s.received.Store(0)
+			way, phases = s.edit("main", "1", "uno")
+			check("beside", way, phases, gitrepo.WayUpdated, tc.moved[:4]) // the file is cached
+			if got := s.received.Load(); got > 10_000 {
+				t.Errorf("beside: %d bytes were received for one small commit", got)
+			}
 			// A branch that was pushed back, and one that never was: what is cached leads to neither.
-			s.cli("update-ref", "refs/heads/main", "main~4")
+			s.cli("update-ref", "refs/heads/main", "main~5")
 			way, _ = s.edit("main", "two", "deux")
 			if way != tc.cold && way != gitrepo.WayCached {
 				t.Errorf("forced: %s", way)
@@ -165,5 +182,59 @@ func TestWaysOfReading(t *testing.T) {
 				t.Errorf("left behind: %v", left)
 			}
 		})
+	}
+}
+
+// TestServersAreTakenToBeAlike: what one repository's server can do is expected of the next one's, and noticed where it is not so.
+func TestServersAreTakenToBeAlike(t *testing.T) {
+	t.Parallel()
+	s := startSparse(t, gitrepo.Config{})
+	s.files(20)
+	s.edit("main", "two", "zwei")
+	for _, tc := range []struct {
+		name       string
+		v0, filter bool
+		way        gitrepo.Way
+		phases     string
+	}{
+		{"alike", false, false, gitrepo.WayShallow, "list_refs upload_pack receive_pack list_refs"},
+		{"has-a-filter", false, true, gitrepo.WayShallow, "list_refs upload_pack receive_pack list_refs"},
+		{"version-0", true, false, gitrepo.WayShallow, "list_refs advertise_upload upload_pack receive_pack advertise_upload"},
+		{"after-it", false, false, gitrepo.WayShallow, "advertise_upload list_refs upload_pack advertise_receive receive_pack list_refs"},
+	} {
+		other := cachedRemote
+		other.Repository.Slug = tc.name
+		if err := s.git.CreateRepository(t.Context(), other.Repository.String(), map[string]string{"edited/deep/down/file.txt": "two\n", "x/y": "z"}); err != nil {
+			t.Fatal(err)
+		}
+		path := s.git.Path(other.Repository.String())
+		if _, err := gittest.Git(t.Context(), path, nil, "config", "uploadpack.allowFilter", strconv.FormatBool(tc.filter)); err != nil {
+			t.Fatal(err)
+		}
+		s.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+			if tc.v0 {
+				r.Header.Del("Git-Protocol")
+			}
+			return false
+		})
+		s.takePhases()
+		snapshot, err := s.client.Fetch(t.Context(), other, gitrepo.Want{Ref: "refs/heads/main", Depth: 1, Sparse: true, Push: true, TreeDepth: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		commit, err := snapshot.Build(t.Context(), []edit.FileChange{put("edited/deep/down/file.txt", "changed\n")}, spec("j1"))
+		if err = errors.Join(err, snapshot.Close()); err == nil {
+			err = s.client.Push(t.Context(), other, gitrepo.PushSpec{Branch: "main", Old: snapshot.Commit(), Commit: commit})
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", tc.name, err)
+		}
+		s.client.WaitForCache()
+		if phases := strings.Join(s.takePhases(), " "); snapshot.Way() != tc.way || phases != tc.phases {
+			t.Errorf("%s: %s by %s, want %s by %s", tc.name, snapshot.Way(), phases, tc.way, tc.phases)
+		}
+		if tip, err := gittest.Git(t.Context(), path, nil, "rev-parse", "main"); err != nil || tip != commit.Hash() {
+			t.Errorf("%s: main is %s, %v", tc.name, tip, err)
+		}
 	}
 }
