@@ -2,7 +2,7 @@ package tipcache_test
 
 import (
 	"bytes"
-	"crypto/sha1" //nolint:gosec // git's name of an object
+	"crypto/sha1"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -21,7 +21,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func blob(content string) tipcache.Object {
-	return tipcache.Object{ID: sha1.Sum(fmt.Appendf(nil, "blob %d\x00%s", len(content), content)), Kind: 3, Content: []byte(content)} //nolint:gosec // see above
+	return tipcache.Object{ID: sha1.Sum(fmt.Appendf(nil, "blob %d\x00%s", len(content), content)), Kind: 3, Content: []byte(content)}
 }
 
 func open(t testing.TB, limit int64) (*tipcache.Cache, string) {
@@ -263,7 +263,7 @@ func TestConcurrently(t *testing.T) {
 	var group sync.WaitGroup
 	for worker := range 8 {
 		group.Go(func() {
-			random := rand.New(rand.NewPCG(uint64(worker), 1)) //nolint:gosec // not secret
+			random := rand.New(rand.NewPCG(uint64(worker), 1))
 			for range 100 {
 				name := fmt.Sprint(random.IntN(6))
 				object := blob(name + string(make([]byte, 1000)))
