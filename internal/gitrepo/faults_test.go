@@ -31,8 +31,8 @@ func (s *sparse) inject(v0 bool, phase string, broken gittest.Fault) {
 }
 
 // attempt is what a job does: read, edit, push. It gives the commit that it made, if it came so far.
-func (s *sparse) attempt(ctx context.Context, from, to string) (*gitrepo.Commit, error) {
-	snapshot, err := s.client.Fetch(ctx, cachedRemote, gitrepo.Want{Ref: "refs/heads/main", Depth: 1, Sparse: true, Push: true, TreeDepth: 4})
+func (s *sparse) attempt(ctx context.Context, client *gitrepo.Client, from, to string) (*gitrepo.Commit, error) {
+	snapshot, err := client.Fetch(ctx, cachedRemote, gitrepo.Want{Ref: "refs/heads/main", Depth: 1, Sparse: true, Push: true, TreeDepth: 4})
 	if err != nil {
 		return nil, err
 	}
@@ -46,8 +46,8 @@ func (s *sparse) attempt(ctx context.Context, from, to string) (*gitrepo.Commit,
 	if err = errors.Join(err, snapshot.Close()); err != nil {
 		return nil, err
 	}
-	err = s.client.Push(ctx, cachedRemote, gitrepo.PushSpec{Branch: "main", Old: snapshot.Commit(), Commit: commit})
-	s.client.WaitForCache()
+	err = client.Push(ctx, cachedRemote, gitrepo.PushSpec{Branch: "main", Old: snapshot.Commit(), Commit: commit})
+	client.WaitForCache()
 	return commit, err
 }
 
@@ -82,7 +82,7 @@ func TestFaultsOfEveryPhase(t *testing.T) {
 		for _, phase := range []string{"advertise_upload", "list_refs", "upload_pack", "advertise_receive", "receive_pack"} {
 			t.Run(name+"/"+phase, func(t *testing.T) {
 				t.Parallel()
-				s := startSparse(t, gitrepo.Config{IdleTimeout: 150 * time.Millisecond})
+				s := startSparse(t, gitrepo.Config{})
 				s.files(40)
 				if way.filter {
 					s.cli("config", "uploadpack.allowFilter", "true")
@@ -117,18 +117,29 @@ func (s *sparse) renew() {
 	if err := s.client.Close(); err != nil {
 		s.t.Fatal(err)
 	}
-	config := s.config
-	config.CacheDir = s.t.TempDir()
-	client, err := gitrepo.New(config)
+	s.config.CacheDir = s.t.TempDir()
+	client, err := gitrepo.New(s.config)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.client = client
 }
 
+// impatient is a client beside the other, over the same tip cache, that waits for a silent server no longer than it must.
+func (s *sparse) impatient() *gitrepo.Client {
+	s.t.Helper()
+	config := s.config
+	config.IdleTimeout = 300 * time.Millisecond
+	client, err := gitrepo.New(config)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return client
+}
+
 func (s *sparse) succeed(what, from, to string) string {
 	s.t.Helper()
-	commit, err := s.attempt(s.t.Context(), from, to)
+	commit, err := s.attempt(s.t.Context(), s.client, from, to)
 	if err != nil {
 		s.t.Fatalf("%s: without a fault: %v", what, err)
 	}
@@ -142,7 +153,16 @@ func (s *sparse) fail(what, phase string, kind fault.Kind, text string) string {
 	before := s.cli("rev-parse", "main")
 	s.takePhases()
 	to := text + "f"
-	commit, err := s.attempt(s.t.Context(), text, to)
+	client := s.client
+	if strings.HasPrefix(what, "silent") {
+		client = s.impatient()
+		defer func() {
+			if err := client.Close(); err != nil {
+				s.t.Error(err)
+			}
+		}()
+	}
+	commit, err := s.attempt(s.t.Context(), client, text, to)
 	after := s.cli("rev-parse", "main")
 	phases := s.takePhases()
 	switch {

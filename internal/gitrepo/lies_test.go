@@ -118,7 +118,7 @@ func TestServersThatLie(t *testing.T) {
 			}
 			before := s.cli("rev-parse", "main")
 			s.intercept(tc.lie(s))
-			commit, err := s.attempt(t.Context(), text, "lied")
+			commit, err := s.attempt(t.Context(), s.client, text, "lied")
 			if err == nil {
 				s.holds("lied to", commit, "lied")
 			} else {
