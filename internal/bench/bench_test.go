@@ -24,14 +24,16 @@ const (
 const reportVariable = "GITSMITH_BENCH_REPORT"
 
 // BenchmarkIntake is the receiver beside a bare enqueue.
-func BenchmarkIntake(b *testing.B) { report(b, "intake", benchmarkIntake(b)) }
+func BenchmarkIntake(b *testing.B) {
+	report(b, "intake", Machine(b.Context())+", "+time.Now().Format(time.DateOnly), benchmarkIntake(b))
+}
 
 // report prints tables and puts them into the part of the report that is theirs, between two marks.
-func report(b *testing.B, part string, tables []Table) {
+func report(b *testing.B, part, machine string, tables []Table) {
 	b.Helper()
 	var text bytes.Buffer
-	fmt.Fprintf(&text, "Measured on %s: %s.\nServer, client and load share the machine. Each figure is the median of at least %d rounds in which the ways took turns.\n\n",
-		time.Now().Format(time.DateOnly), Machine(b.Context()), minRounds)
+	fmt.Fprintf(&text, "Measured on %s.\nServer, client and load share the machine. Figures are medians of rounds in which the ways took turns, at least %d; peak RSS is the most of all rounds.\n\n",
+		machine, minRounds)
 	for _, table := range tables {
 		if err := table.Write(&text); err != nil {
 			b.Fatal(err)
@@ -51,7 +53,7 @@ func report(b *testing.B, part string, tables []Table) {
 	}
 	changed, err := replacePart(string(whole), part, text.String())
 	if err == nil {
-		err = os.WriteFile(name, []byte(changed), 0o644) //nolint:gosec // a page for everybody
+		err = os.WriteFile(name, []byte(changed), 0o644)
 	}
 	if err != nil {
 		b.Fatal(err)

@@ -2,11 +2,8 @@ package bench
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
-	"time"
+	"regexp"
 )
 
 // Work is one job in terms that all ways understand.
@@ -31,56 +28,49 @@ const artifactName = "artifact.tar.gz"
 
 func (w Work) url() string { return w.Base + "/" + Workspace + "/" + w.Slug + ".git" }
 
-// byCommandLine does the work as a script would: a clone of depth 1, then edit, commit and push, or git archive.
-func byCommandLine(ctx context.Context, work Work) (sample Sample, err error) {
-	tree := filepath.Join(work.Folder, "tree")
-	start := time.Now()
-	if err := command(ctx, &sample, work.Folder, "git", "clone", "--quiet", "--depth", "1", work.url(), tree); err != nil {
-		return sample, err
+// What a script does by the git command line. An edit is sed's, of the first word of the file.
+const (
+	scriptEdit = `
+sed -i "1s/^[a-z0-9]*/$WORD/" "$FILE"
+git commit --quiet --all --message 'one line'
+`
+	scriptPush = `
+git clone --quiet --depth 1 "$URL" tree
+cd tree` + scriptEdit + `
+git push --quiet origin main
+`
+	scriptMirror = `
+git -C "$KEPT" fetch --quiet "$URL" '+refs/heads/main:refs/heads/main'
+git -C "$KEPT" worktree add --quiet --detach "$PWD/tree" main
+cd tree` + scriptEdit + `
+git push --quiet "$URL" HEAD:main
+`
+	scriptArchive = `
+git clone --quiet --depth 1 "$URL" tree
+git -C tree archive --format=tar.gz --output="$PWD/` + artifactName + `" HEAD
+`
+	scriptBareArchive = `
+git clone --quiet --depth 1 --bare "$URL" tree
+git -C tree archive --format=tar.gz --output="$PWD/` + artifactName + `" HEAD
+`
+)
+
+// byScript is the way of a script.
+func byScript(script string) func(context.Context, Work) (Sample, error) {
+	return func(ctx context.Context, work Work) (Sample, error) {
+		return runScript(ctx, work.Folder, script, "URL="+work.url(), "KEPT="+work.Kept, "FILE="+work.File, "WORD="+work.Word, "HOME="+work.Folder)
 	}
-	if work.Word == "" {
-		err = command(ctx, &sample, tree, "git", "archive", "--format=tar.gz", "--output", filepath.Join(work.Folder, artifactName), "HEAD")
-	} else {
-		err = editAndPush(ctx, &sample, tree, work)
-	}
-	sample.Wall = time.Since(start)
-	return sample, err
 }
 
-// byMirror does it as a script would that keeps a mirror: fetch, a worktree, then edit, commit and push.
-func byMirror(ctx context.Context, work Work) (sample Sample, err error) {
-	tree := filepath.Join(work.Folder, "tree")
-	start := time.Now()
-	for _, args := range [][]string{
-		{"fetch", "--quiet", work.url(), "+refs/heads/main:refs/heads/main"}, {"worktree", "add", "--quiet", "--detach", tree, "main"},
-	} {
-		if err := command(ctx, &sample, work.Kept, "git", args...); err != nil {
-			return sample, err
-		}
-	}
-	err = editAndPush(ctx, &sample, tree, work)
-	sample.Wall = time.Since(start)
-	return sample, err
-}
+var firstWord = regexp.MustCompile(`\A\w+`)
 
-func editAndPush(ctx context.Context, sample *Sample, tree string, work Work) error {
-	if err := editFile(filepath.Join(tree, filepath.FromSlash(work.File)), work.Word); err != nil {
-		return err
-	}
-	if err := command(ctx, sample, tree, "git", "commit", "--quiet", "--all", "--message", "one line"); err != nil {
-		return err
-	}
-	return command(ctx, sample, tree, "git", "push", "--quiet", work.url(), "HEAD:main")
-}
+// edited is a file's content with its first word replaced.
+func edited(content []byte, word string) []byte { return firstWord.ReplaceAll(content, []byte(word)) }
 
 func editFile(name, word string) error {
 	content, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
-	_, rest, found := strings.Cut(string(content), " ")
-	if !found {
-		return fmt.Errorf("%s has no second word", name)
-	}
-	return os.WriteFile(name, []byte(word+" "+rest), 0o644) //nolint:gosec // the mode that git gave it
+	return os.WriteFile(name, edited(content, word), 0o644) //nolint:gosec // the mode that git gave it
 }

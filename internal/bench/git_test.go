@@ -10,32 +10,37 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
+	"runtime/pprof"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
-	"time"
 )
 
 // workVariable makes this program do one job as a worker does and print its Sample as JSON.
 const workVariable = "GITSMITH_BENCH_WORK"
 
 func TestMain(m *testing.M) {
-	if root := os.Getenv(serverVariable); root != "" {
-		if err := serveAlone(root); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+	var err error
+	switch {
+	case os.Getenv(serverVariable) != "":
+		err = serveAlone(os.Getenv(serverVariable))
+	case os.Getenv(workVariable) != "":
+		err = workAlone(os.Getenv(workVariable))
+	case os.Getenv(childrenVariable) != "":
+		err = reportChildren()
+	default:
+		os.Exit(m.Run())
 	}
-	if text := os.Getenv(workVariable); text != "" {
-		if err := workAlone(text); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
-	os.Exit(m.Run())
+}
+
+func reportChildren() error {
+	sample, err := usageOf(syscall.RUSAGE_CHILDREN)
+	return errors.Join(err, json.NewEncoder(os.Stdout).Encode(sample))
 }
 
 func workAlone(text string) error {
@@ -47,11 +52,39 @@ func workAlone(text string) error {
 	if work.Way == goGit {
 		way = byGoGit
 	}
+	stop, err := profile(work)
+	if err != nil {
+		return err
+	}
 	sample, err := way(context.Background(), work)
+	stop()
 	if err != nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(sample)
+}
+
+// profileVariable names a folder for processor profiles of what has a process of this program.
+const profileVariable = "GITSMITH_BENCH_PROFILE"
+
+// profile writes a processor profile until its result is called, where one is asked for.
+func profile(work Work) (stop func(), err error) {
+	folder := os.Getenv(profileVariable)
+	if folder == "" {
+		return func() {}, nil
+	}
+	if err := os.MkdirAll(folder, 0o750); err != nil {
+		return nil, err
+	}
+	name := strings.NewReplacer(" ", "-", ",", "", ":", "").Replace(work.Slug + " " + work.Way + " " + work.Word)
+	file, err := os.Create(filepath.Join(folder, name+".pprof"))
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return nil, err
+	}
+	return func() { pprof.StopCPUProfile(); _ = file.Close() }, nil
 }
 
 // inOwnProcess does the work in a process of its own, so that its memory and processor time are its own too.
@@ -61,7 +94,7 @@ func inOwnProcess(ctx context.Context, work Work) (sample Sample, err error) {
 		return sample, err
 	}
 	process := exec.CommandContext(ctx, os.Args[0], "-test.run=^$")
-	process.Env = append(os.Environ(), workVariable+"="+string(text))
+	process.Env = append(gitEnvironment(), workVariable+"="+string(text), noWait, "HOME="+work.Folder)
 	var stderr bytes.Buffer
 	process.Stderr = &stderr
 	out, err := process.Output()
@@ -81,47 +114,44 @@ type way struct {
 	keeps  string // what it has from before: "mirror" or "tips"
 	moved  bool   // somebody else has pushed a commit since
 	filter bool   // the server offers one
+	met    bool   // the client met the server before, in a job on another repository
 	bound  float64
 	read   string // how Gitsmith is to read the tip
 }
 
-// size is a shape with the bounds that issue 3 sets for it.
-type size struct {
-	shape                                           Shape
-	filter, cold, warm, moved, archive, memoryLimit float64
-}
+func (w way) ours() bool { return w.read != "" }
 
-func sizes() []size {
-	return []size{
-		{Small(), 0.40, 0.60, 0.30, 0.45, 0.80, 32},
-		{Medium(), 0.06, 0.55, 0.03, 0.05, 0.70, 40},
-		{Large(), 0.04, 0.45, 0.015, 0.03, 0.60, 64},
-	}
-}
-
-// inMemory is the size's bounds where the folder is in memory: only those without a filter hold there.
-func (s size) inMemory() size {
-	return size{shape: s.shape, cold: 0.75, archive: 0.75, memoryLimit: s.memoryLimit}
-}
+// The rows that the summary of bounds names.
+const (
+	rowFilter      = "Gitsmith, cold, filter offered"
+	rowCold        = "Gitsmith, cold, no filter"
+	rowFirstFilter = "the same, a worker's very first job, filter"
+	rowFirst       = "the same, a worker's very first job, no filter"
+	rowWarm        = "Gitsmith, warm, unmoved"
+	rowOther       = "the same, after an edit of another file"
+	rowMoved       = "Gitsmith, warm, moved by one, no filter"
+)
 
 func (s size) pushes() []way {
 	return []way{
-		{name: "git: clone --depth 1, edit, commit, push", do: byCommandLine},
-		{name: "git, warm: mirror, fetch, worktree, edit, push", do: byMirror, keeps: "mirror", moved: true},
+		{name: "git: clone --depth 1, edit, commit, push", do: byScript(scriptPush)},
+		{name: "git, warm: mirror, fetch, worktree, edit, push", do: byScript(scriptMirror), keeps: "mirror", moved: true},
 		{name: goGit, do: inOwnProcess},
-		{name: "Gitsmith, cold, filter offered", do: inOwnProcess, filter: true, bound: s.filter, read: "partial"},
-		{name: "Gitsmith, cold, no filter", do: inOwnProcess, bound: s.cold, read: "shallow"},
-		{name: "the same, a worker's very first job, filter", do: inOwnProcess, filter: true, read: "partial"},
-		{name: "the same, a worker's very first job, no filter", do: inOwnProcess, read: "shallow"},
-		{name: "Gitsmith, warm, unmoved", do: inOwnProcess, keeps: "tips", bound: s.warm, read: "cached"},
-		{name: "Gitsmith, warm, moved by one, no filter", do: inOwnProcess, keeps: "tips", moved: true, bound: s.moved, read: "updated"},
+		{name: rowFilter, do: inOwnProcess, filter: true, met: true, bound: s.filter, read: "partial"},
+		{name: rowCold, do: inOwnProcess, met: true, bound: s.cold, read: "shallow"},
+		{name: rowFirstFilter, do: inOwnProcess, filter: true, read: "partial"},
+		{name: rowFirst, do: inOwnProcess, read: "shallow"},
+		{name: rowWarm, do: inOwnProcess, keeps: "tips", met: true, bound: s.warm, read: "cached"},
+		{name: rowOther, do: inOwnProcess, keeps: "tips-other", met: true, read: "cached"},
+		{name: rowMoved, do: inOwnProcess, keeps: "tips", met: true, moved: true, bound: s.moved, read: "updated"},
 	}
 }
 
 func (s size) archives() []way {
 	return []way{
-		{name: "git: clone --depth 1, archive", do: byCommandLine},
-		{name: "Gitsmith, cold, no filter", do: inOwnProcess, bound: s.archive},
+		{name: "git: clone --depth 1, archive", do: byScript(scriptArchive)},
+		{name: "git: clone --depth 1 --bare, archive", do: byScript(scriptBareArchive)},
+		{name: "Gitsmith, cold, no filter", do: inOwnProcess, met: true, bound: s.archive},
 	}
 }
 
@@ -130,34 +160,35 @@ const beforeSlug = "before"
 
 // served is a repository on a git server in one folder with the clients, put back as it was after each work.
 type served struct {
-	tb         testing.TB
-	shape      Shape
-	server     *gitServer
-	root       string
-	path       string // of the repository
-	tip, moved string
-	words      int
+	tb     testing.TB
+	shape  Shape
+	server *gitServer
+	root   string
+	*bare
+	mirror  *bare  // what the command line keeps
+	moved   string // a commit on the tip
+	words   int
+	settled bool // the disk is given time before each timing
+	wholly  bool // git fsck reads every object each time
 }
 
-// serve puts a copy of a shape on a git server of its own, below root.
-func serve(tb testing.TB, root string, shape Shape) *served {
+// serve puts a copy of a shape, built below cache, on a git server of its own below root.
+func serve(tb testing.TB, cache, root string, shape Shape) *served {
 	tb.Helper()
-	built, err := Build(tb.Context(), cacheFolder, shape)
+	built, err := Build(tb.Context(), cache, shape)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := &served{tb: tb, shape: shape, root: root, server: startGitServer(tb, filepath.Join(root, "server"))}
-	s.path = s.server.git.Path(Workspace + "/" + shape.Name)
-	gitOutput(tb, "", "clone", "--quiet", "--bare", "--no-local", built, s.path)
-	for _, setting := range []string{"http.receivepack", "receive.fsckObjects", "uploadpack.allowAnySHA1InWant"} {
-		gitOutput(tb, s.path, "config", setting, "true")
-	}
-	s.tip = gitOutput(tb, s.path, "rev-parse", "main")
-	stream := fmt.Sprintf("commit refs/bench/moved\ncommitter Bench <bench@example.com> 1700000000 +0000\ndata 6\nothers\nfrom %s\nM 100644 inline %s\ndata 6\nothers\n", s.tip, shape.Other())
-	if err := run(tb.Context(), s.path, func(w io.Writer) error { _, err := io.WriteString(w, stream); return err }, "fast-import", "--quiet"); err != nil {
+	s := &served{tb: tb, shape: shape, root: root, server: startGitServer(tb, filepath.Join(root, "server")), wholly: shape.Files <= 10_000}
+	path := s.server.git.Path(Workspace + "/" + shape.Name)
+	install(tb, built, path)
+	stream := fmt.Sprintf("commit refs/bench/moved\ncommitter Bench <bench@example.com> 1700000000 +0000\ndata 6\nothers\nfrom refs/heads/main^0\nM 100644 inline %s\ndata 6\nothers\n", shape.Other())
+	// Into a pack, which stays.
+	if err := run(tb.Context(), path, func(w io.Writer) error { _, err := io.WriteString(w, stream); return err }, "-c", "fastimport.unpackLimit=0", "fast-import", "--quiet"); err != nil {
 		tb.Fatal(err)
 	}
-	s.moved = gitOutput(tb, s.path, "rev-parse", "refs/bench/moved")
+	s.bare = openBare(tb, path)
+	s.moved = s.git("rev-parse", "refs/bench/moved")
 	err = s.server.git.CreateRepository(tb.Context(), Workspace+"/"+beforeSlug, map[string]string{shape.Edited(): "some words in a file\n"})
 	if err != nil {
 		tb.Fatal(err)
@@ -165,180 +196,89 @@ func serve(tb testing.TB, root string, shape Shape) *served {
 	return s
 }
 
+// install copies a built repository to path and sets it up as gittest does.
+func install(tb testing.TB, built, path string) {
+	tb.Helper()
+	gitOutput(tb, "", "clone", "--quiet", "--bare", "--no-local", built, path)
+	for _, setting := range []string{"http.receivepack", "receive.fsckObjects", "uploadpack.allowAnySHA1InWant"} {
+		gitOutput(tb, path, "config", setting, "true")
+	}
+}
+
 // prime gives the ways that keep something what they had from a work before.
 func (s *served) prime() {
 	s.tb.Helper()
 	gitOutput(s.tb, s.root, "clone", "--quiet", "--mirror", s.path, filepath.Join(s.root, "mirror"))
-	s.once(way{name: "priming", do: inOwnProcess}, "primed", filepath.Join(s.root, "tips"))
+	s.mirror = openBare(s.tb, filepath.Join(s.root, "mirror"))
+	for folder, file := range map[string]string{"tips": s.shape.Edited(), "tips-other": s.shape.Other()} {
+		work := Work{File: file, Word: "primed", Kept: filepath.Join(s.root, folder)}
+		s.once(way{name: "priming", do: inOwnProcess, read: "shallow"}, work, true)
+	}
 }
 
-// round does a work in one way and checks what came of it.
-func (s *served) round(w way, word string) Sample {
+// round does a work in one way, an archive where word is empty, and checks what came of it.
+func (s *served) round(w way, word string, last bool) Sample {
 	s.tb.Helper()
-	kept := ""
-	if w.keeps != "" {
-		kept = filepath.Join(s.root, w.keeps)
-	}
-	if w.keeps == "tips" { // a copy, so that each round finds the same
-		kept = filepath.Join(s.root, "tips-copy")
-		if err := errors.Join(os.RemoveAll(kept), os.CopyFS(kept, os.DirFS(filepath.Join(s.root, "tips")))); err != nil {
+	work := Work{File: s.shape.Edited(), Word: word}
+	switch {
+	case w.keeps == "mirror":
+		s.mirror.reset(s.tip)
+		work.Kept = s.mirror.path
+	case w.keeps != "": // a copy, so that each round finds the same
+		work.Kept = filepath.Join(s.root, "tips-copy")
+		if err := errors.Join(os.RemoveAll(work.Kept), os.CopyFS(work.Kept, os.DirFS(filepath.Join(s.root, w.keeps)))); err != nil {
 			s.tb.Fatal(err)
 		}
 	}
-	sample := s.once(w, word, kept)
-	if w.read != "" && sample.Read != w.read {
-		s.tb.Fatalf("%s: read %s, not %s", w.name, sample.Read, w.read)
-	}
-	return sample
+	return s.once(w, work, s.wholly || last)
 }
 
-func (s *served) once(w way, word, kept string) Sample {
+func (s *served) once(w way, work Work, wholly bool) Sample {
 	s.tb.Helper()
 	folder, err := os.MkdirTemp(s.root, "work-")
 	if err != nil {
 		s.tb.Fatal(err)
 	}
+	defer os.RemoveAll(folder) //nolint:errcheck // the whole root is removed in the end
 	start := s.tip
 	if w.moved {
 		start = s.moved
 	}
-	gitOutput(s.tb, s.path, "update-ref", "refs/heads/main", start)
-	gitOutput(s.tb, s.path, "config", "uploadpack.allowFilter", strconv.FormatBool(w.filter))
-	work := Work{Way: w.name, Base: s.server.base, Slug: s.shape.Name, Folder: folder, Kept: kept, File: s.shape.Edited(), Word: word}
-	if strings.HasPrefix(w.name, "Gitsmith") && word != "" {
+	s.reset(start)
+	s.git("config", "uploadpack.allowFilter", strconv.FormatBool(w.filter))
+	work.Way, work.Base, work.Slug, work.Folder = w.name, s.server.base, s.shape.Name, folder
+	if w.met {
 		work.Before = beforeSlug
 		gitOutput(s.tb, s.server.git.Path(Workspace+"/"+beforeSlug), "config", "uploadpack.allowFilter", strconv.FormatBool(w.filter))
+	}
+	if s.settled {
+		syscall.Sync() // nobody pays for writing what another way left behind
 	}
 	s.server.traffic()
 	sample, err := w.do(s.tb.Context(), work)
 	if err != nil {
-		s.tb.Fatal(err)
+		s.tb.Fatalf("%s: %v", w.name, err)
 	}
 	sample.Traffic = s.server.traffic()
-	s.check(work, start)
-	if err := os.RemoveAll(folder); err != nil {
-		s.tb.Fatal(err)
+	if err := s.check(work, start, wholly); err != nil {
+		s.tb.Fatalf("%s: %v", w.name, err)
 	}
-	gitOutput(s.tb, s.path, "update-ref", "refs/heads/main", s.tip)
-	if w.keeps == "mirror" {
-		gitOutput(s.tb, kept, "worktree", "prune")
+	if sample.Read != "" && sample.Read != w.read {
+		s.tb.Fatalf("%s: read %s, not %s", w.name, sample.Read, w.read)
 	}
 	return sample
 }
 
-// check lets git look at what a work left. Of a large repository every object is read once a way, and each time only whether all
-// that the branch leads to is there.
-func (s *served) check(work Work, start string) {
+// check lets git look at what a work left: the tree must be the very one that git makes of the same edit, and an archive hold every
+// file as it is.
+func (s *served) check(work Work, start string, wholly bool) error {
 	s.tb.Helper()
 	if work.Word == "" {
-		if info, err := os.Stat(filepath.Join(work.Folder, artifactName)); err != nil || info.Size() == 0 {
-			s.tb.Fatalf("%s: no archive: %v", work.Way, err)
-		}
-		return
+		return checkArchive(filepath.Join(work.Folder, artifactName), s.git("ls-tree", "-r", start))
 	}
-	if parent := gitOutput(s.tb, s.path, "rev-parse", "main^"); parent != start {
-		s.tb.Fatalf("%s: the pushed commit stands on %s, not on %s", work.Way, parent, start)
+	var options []string
+	if !wholly {
+		options = []string{"--connectivity-only"}
 	}
-	if changed := gitOutput(s.tb, s.path, "diff", "--name-only", start, "main"); changed != work.File {
-		s.tb.Fatalf("%s: the push changed %q", work.Way, changed)
-	}
-	before, after := gitOutput(s.tb, s.path, "show", start+":"+work.File), gitOutput(s.tb, s.path, "show", "main:"+work.File)
-	if _, rest, _ := strings.Cut(before, " "); after != work.Word+" "+rest {
-		s.tb.Fatalf("%s: the pushed file begins %.20q", work.Way, after)
-	}
-	check := []string{"fsck", "--strict", "--no-dangling"}
-	if s.shape.Files > 10_000 {
-		check = append(check, "--connectivity-only")
-	}
-	if said := gitOutput(s.tb, s.path, check...); strings.Contains(said, "error") {
-		s.tb.Fatalf("%s: git fsck: %s", work.Way, said)
-	}
-}
-
-// compare does a work in all ways, in turns, minRounds times.
-func (s *served) compare(b *testing.B, ways []way, pushes bool, memory float64) []Row {
-	rows := make([]Row, len(ways))
-	for i, w := range ways {
-		rows[i] = Row{Name: w.name, Bound: w.bound}
-		if i > 0 && pushes && strings.HasPrefix(w.name, "Gitsmith") {
-			rows[i].Memory = int64(memory) << 20
-		}
-	}
-	round := func() {
-		s.words++
-		word := ""
-		if pushes {
-			word = fmt.Sprintf("word%d", s.words)
-		}
-		for i := range ways {
-			at := (i + s.words) % len(ways) // none always comes first
-			rows[at].Samples = append(rows[at].Samples, s.round(ways[at], word))
-		}
-	}
-	for range minRounds {
-		round()
-	}
-	if said := gitOutput(b, s.path, "fsck", "--strict", "--no-dangling"); strings.Contains(said, "error") {
-		b.Fatalf("git fsck: %s", said)
-	}
-	return rows
-}
-
-// BenchmarkGit is Gitsmith beside the command line and go-git, once on the disk and once in memory. GITSMITH_BENCH_SIZES names
-// the sizes, all by default.
-func BenchmarkGit(b *testing.B) {
-	var tables []Table
-	for _, place := range places(b) {
-		for _, size := range sizes() {
-			if wanted := os.Getenv("GITSMITH_BENCH_SIZES"); wanted != "" && !slices.Contains(strings.Split(wanted, ","), size.shape.Name) {
-				continue
-			}
-			if place.memory {
-				size = size.inMemory()
-			}
-			b.Run(place.name+"/"+size.shape.Name, func(b *testing.B) {
-				root, err := os.MkdirTemp(place.folder, "bench-")
-				if err != nil {
-					b.Fatal(err)
-				}
-				b.Cleanup(func() { _ = os.RemoveAll(root) })
-				s := serve(b, root, size.shape)
-				s.prime()
-				pushed := s.compare(b, size.pushes(), true, size.memoryLimit)
-				archived := s.compare(b, size.archives(), false, size.memoryLimit)
-				cold := pushed[4] // no filter
-				filled := median(cold.Samples, func(s Sample) time.Duration { return s.Filled })
-				tables = append(tables, comparison(fmt.Sprintf("Push, %s, %s", size.shape.Name, place.name), fmt.Sprintf(
-					"%d files, %d commits; one word in one file, in the middle of the tree. Without a filter the tip cache had all trees after %s.\n",
-					size.shape.Files, size.shape.Commits, milliseconds(filled)), pushed))
-				tables = append(tables, comparison(fmt.Sprintf("Archive as tar.gz, %s, %s", size.shape.Name, place.name), "", archived))
-			})
-		}
-	}
-	b.Run("queue", func(b *testing.B) { tables = append(tables, benchmarkQueue(b)) })
-	report(b, "git", tables)
-}
-
-type place struct {
-	name   string
-	folder string
-	memory bool
-}
-
-// places are where the server's repositories and the clients' work are: on the disk, and in memory where the machine has such a
-// folder.
-func places(b *testing.B) []place {
-	b.Helper()
-	folder, err := filepath.Abs(cacheFolder)
-	if err == nil {
-		err = os.MkdirAll(folder, 0o750)
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
-	found := []place{{"on disk", folder, false}}
-	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
-		found = append(found, place{"in memory", "/dev/shm", true})
-	}
-	return found
+	return s.checkPush(start, s.expected(start, work.File, work.Word), options...)
 }

@@ -53,9 +53,9 @@ func byGitsmith(ctx context.Context, work Work) (sample Sample, err error) {
 	} else {
 		way, err = pushJob(ctx, client, remote(work.Slug), work)
 	}
-	sample = Sample{Wall: time.Since(start), CPU: ownCPU() - used, Read: string(way)}
+	sample = Sample{Wall: time.Since(start), Read: string(way)}
 	client.WaitForCache()
-	sample.Filled, sample.RSS = time.Since(start), peakMemory("self")
+	sample.Filled, sample.CPU, sample.RSS = time.Since(start), ownCPU()-used, peakMemory("self")
 	return sample, err
 }
 

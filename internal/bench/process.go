@@ -1,10 +1,12 @@
 package bench
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,59 +17,62 @@ import (
 	"time"
 )
 
-// memoryPoll is how often the processes of a command are looked at. The largest ones live for far longer.
-const memoryPoll = 2 * time.Millisecond
+// childrenVariable makes this program print what the ended children of its process used, as a Sample. A shell script becomes
+// this program at its end, by exec, which keeps the account of the process: so the figures are the kernel's own, of the
+// script's commands alone, and nobody has to look at them while they run.
+const childrenVariable = "GITSMITH_BENCH_CHILDREN"
 
-// command runs one program and adds what it and its children cost to sample. Wall time is the caller's to take.
-//
-// Memory is looked up while they run: what the kernel reports of an ended child begins with the size of the process that
-// started it, which here would be this one's.
-func command(ctx context.Context, sample *Sample, directory, name string, args ...string) error {
-	process := exec.CommandContext(ctx, name, args...)
-	process.Dir, process.Env = directory, gitEnvironment()
+const scriptEnd = `
+echo done
+export ` + childrenVariable + `=1
+exec "$BENCH" '-test.run=^$'
+`
+
+// runScript runs a shell script in folder, with variables, and measures it until its last command has ended.
+func runScript(ctx context.Context, folder, script string, variables ...string) (sample Sample, err error) {
+	program, err := os.Executable()
+	if err != nil {
+		return sample, err
+	}
+	process := exec.CommandContext(ctx, "sh", "-e", "-c", script+scriptEnd)
+	process.Dir, process.Env = folder, append(gitEnvironment(), append(variables, "BENCH="+program, noWait)...)
 	var stderr bytes.Buffer
 	process.Stderr = &stderr
-	if err := process.Start(); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	ended := make(chan struct{})
-	peak := make(chan int64, 1)
-	go func() { peak <- watchMemory(process.Process.Pid, ended) }()
-	err := process.Wait()
-	close(ended)
-	sample.RSS = max(sample.RSS, <-peak)
-	sample.CPU += process.ProcessState.UserTime() + process.ProcessState.SystemTime()
+	out, err := process.StdoutPipe()
 	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+		return sample, err
 	}
-	return nil
+	start := time.Now()
+	if err := process.Start(); err != nil {
+		return sample, err
+	}
+	said := bufio.NewReader(out)
+	line, _ := said.ReadString('\n') // an early end is seen below
+	wall := time.Since(start)
+	rest, _ := io.ReadAll(said)
+	if err := process.Wait(); err != nil {
+		return sample, fmt.Errorf("the script: %w: %s", err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	if line != "done\n" {
+		return sample, fmt.Errorf("the script said %q", line)
+	}
+	err = json.Unmarshal(rest, &sample)
+	sample.Wall = wall
+	return sample, err
 }
 
-// watchMemory gives the most memory that one process at or below pid was seen to have until ended.
-func watchMemory(pid int, ended <-chan struct{}) int64 {
-	ticker := time.NewTicker(memoryPoll)
-	defer ticker.Stop()
-	var most int64
-	for {
-		select {
-		case <-ended:
-			return most
-		case <-ticker.C:
-			most = max(most, familyMemory(strconv.Itoa(pid)))
-		}
-	}
-}
+// noWait lets a process with the race detector, as a test starts it, end without the second that it waits by default.
+const noWait = "GORACE=atexit_sleep_ms=0"
 
-func familyMemory(pid string) int64 {
-	most := peakMemory(pid)
-	children, _ := os.ReadFile(filepath.Join("/proc", pid, "task", pid, "children"))
-	for child := range strings.FieldsSeq(string(children)) {
-		most = max(most, familyMemory(child))
-	}
-	return most
+// usageOf is what this process, or its ended children, used (getrusage(2)).
+func usageOf(who int) (Sample, error) {
+	var usage syscall.Rusage
+	err := syscall.Getrusage(who, &usage)
+	return Sample{CPU: time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), RSS: usage.Maxrss << 10}, err
 }
 
 // peakMemory is the most resident memory that a running process ("self" for this one) has had; zero where it cannot be told.
+// Unlike what getrusage says of a process that a large one started, it does not begin with the size of that one.
 func peakMemory(pid string) int64 {
 	status, _ := os.ReadFile(filepath.Join("/proc", pid, "status"))
 	for line := range strings.Lines(string(status)) {
@@ -81,11 +86,8 @@ func peakMemory(pid string) int64 {
 
 // ownCPU is the processor time that this process has used.
 func ownCPU() time.Duration {
-	var usage syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &usage) != nil {
-		return 0
-	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	usage, _ := usageOf(syscall.RUSAGE_SELF) // fails for no other than a wrong argument
+	return usage.CPU
 }
 
 // trafficPath gives what a server was asked for since it was last looked at.

@@ -65,7 +65,7 @@ func serveAlone(root string) error {
 		_ = server.Close()
 	}()
 	fmt.Println("http://" + listener.Addr().String())
-	if err := server.Serve(listener); err != http.ErrServerClosed { //nolint:errorlint // it is never wrapped
+	if err := server.Serve(listener); err != http.ErrServerClosed {
 		return err
 	}
 	return nil

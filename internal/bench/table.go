@@ -37,9 +37,17 @@ type Row struct {
 func (r Row) wall() time.Duration {
 	return median(r.Samples, func(s Sample) time.Duration { return s.Wall })
 }
-func (r Row) rss() int64 { return median(r.Samples, func(s Sample) int64 { return s.RSS }) }
 
-// cells is the row's line of a table: medians, and its wall time as a part of the peer's.
+// rss is the most of any round.
+func (r Row) rss() int64 {
+	var most int64
+	for _, sample := range r.Samples {
+		most = max(most, sample.RSS)
+	}
+	return most
+}
+
+// cells is the row's line of a table: medians, the peak of all rounds, and its wall time as a part of the peer's.
 func (r Row) cells(peer Row) []string {
 	read := ""
 	if len(r.Samples) > 0 {
@@ -82,7 +90,8 @@ func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%.0f ms", float64(d)/float64(time.Millisecond))
 }
 
-func megabytes(n int64) string { return fmt.Sprintf("%d MB", n>>20) }
+// megabytes are rounded up: nothing is shown smaller than it is.
+func megabytes(n int64) string { return fmt.Sprintf("%d MB", (n+1e6-1)/1e6) }
 
 func kilobytes(n int64) string { return fmt.Sprintf("%d kB", n/1000) }
 

@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -14,15 +13,15 @@ func TestRowsAreMediansBesideTheirPeer(t *testing.T) {
 	samples := func(walls ...int) (all []Sample) {
 		for _, wall := range walls {
 			all = append(all, Sample{
-				Wall: time.Duration(wall) * time.Millisecond, CPU: time.Millisecond, RSS: 5 << 20, Read: "cached", Traffic: Traffic{Requests: 3, Down: 1700},
+				Wall: time.Duration(wall) * time.Millisecond, CPU: time.Millisecond, RSS: 5e6, Read: "cached", Traffic: Traffic{Requests: 3, Down: 1700},
 			})
 		}
 		return all
 	}
 	table := comparison("Push", "A note.", []Row{
 		{Name: "git", Samples: samples(90, 1000, 100)},
-		{Name: "ours", Samples: samples(40, 50, 1), Bound: 0.4, Memory: 5 << 20},
-		{Name: "slow", Samples: samples(50), Bound: 0.4, Memory: 4 << 20},
+		{Name: "ours", Samples: samples(40, 50, 1), Bound: 0.4, Memory: 5e6},
+		{Name: "slow", Samples: samples(50), Bound: 0.4, Memory: 4e6},
 	})
 	var out strings.Builder
 	if err := table.Write(&out); err != nil {
@@ -60,25 +59,6 @@ func TestReplacePart(t *testing.T) {
 	}
 }
 
-// TestEveryWayOnce does each way of the benchmark once, on a repository that costs no time.
-func TestEveryWayOnce(t *testing.T) {
-	t.Parallel()
-	shape := Shape{Name: "tiny", Files: 20, Commits: 5, Words: 30, Edits: 2, Rewritten: 3}
-	s := serve(t, t.TempDir(), shape)
-	s.prime()
-	for i, w := range (size{shape: shape}).pushes() {
-		sample := s.round(w, fmt.Sprintf("word%d", i))
-		if sample.Wall <= 0 || sample.Requests < 3 || sample.Down == 0 || sample.RSS == 0 {
-			t.Errorf("%s: %+v", w.name, sample)
-		}
-	}
-	for _, w := range (size{shape: shape}).archives() {
-		if sample := s.round(w, ""); sample.Wall <= 0 || sample.Requests < 2 {
-			t.Errorf("%s: %+v", w.name, sample)
-		}
-	}
-}
-
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
@@ -95,7 +75,7 @@ func TestVersions(t *testing.T) {
 // The figures are only worth something if both ways work on the same repository each time.
 func TestShapesAreTheSameEachTime(t *testing.T) {
 	t.Parallel()
-	shape := Shape{Name: "tiny", Files: 20, Commits: 5, Words: 30, Edits: 2, Rewritten: 3}
+	shape := tiny()
 	var tips [2]string
 	for i := range tips {
 		directory, err := Build(t.Context(), t.TempDir(), shape)
