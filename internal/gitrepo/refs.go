@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -331,13 +332,17 @@ func (l listing) find(op operation, ref string) (tip, error) {
 
 // resolve lists what ref may stand for and finds it.
 func (c *Client) resolve(ctx context.Context, remote Remote, op operation, ref string) (located, error) {
-	l, err := c.list(ctx, remote, op, candidates(ref))
+	names := candidates(ref)
+	if !slices.Contains(names, "HEAD") {
+		names = append(names, "HEAD")
+	}
+	l, err := c.list(ctx, remote, op, names)
 	if err != nil {
 		return located{}, err
 	}
 	found, err := l.locate(op, ref)
-	if err != nil && !l.whole {
-		// Only all refs tell an empty repository from one without this ref.
+	if err != nil && !l.whole && l.head.IsZero() {
+		// Where HEAD names no commit, only all refs tell an empty repository from one without this ref.
 		if l, err = c.list(ctx, remote, op, nil); err != nil {
 			return located{}, err
 		}
