@@ -8,11 +8,11 @@ import (
 	"github.com/gitsmith/gitsmith/internal/tipcache"
 )
 
-// A snapshot that is closed may have needed less than is on its way: its trees go on arriving for the tip cache, so that a
-// commit need not wait for what only the next one uses. The next reading of the repository waits for that.
+// No job waits for the tip cache, which only the next one uses: it is written on the side. A snapshot that is closed may also have needed
+// less than is on its way: its trees go on arriving. The next reading of the repository waits for that.
 const (
-	maxFills = 4                // at once; further ones hold their snapshot's Close
-	fillTime = 10 * time.Minute // for one
+	maxArriving = 4                // packs at once; further ones hold their snapshot's Close
+	fillTime    = 10 * time.Minute // for one
 )
 
 // life is how long packs may arrive: as long as the context of a fetch, or longer once they are let go.
@@ -37,24 +37,29 @@ func (l life) end() {
 type fills struct {
 	mu     sync.Mutex
 	byKey  map[tipcache.Key]*fill
+	many   int // of which a pack still arrives
 	ended  bool
 	active sync.WaitGroup
 }
 
 type fill struct {
-	life  life
-	done  chan struct{}
-	later []*Commit // that were pushed meanwhile
+	life    life
+	arrives bool // a pack
+	done    chan struct{}
+	later   []*Commit // that were pushed meanwhile
 }
 
-// begin lets a snapshot go on; nil where it may not.
-func (f *fills) begin(key tipcache.Key, l life) *fill {
+// begin begins a fill, which goes on when the context that life was made of has ended; nil where that may not be.
+func (f *fills) begin(key tipcache.Key, l life, arrives bool) *fill {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ended || len(f.byKey) >= maxFills || f.byKey[key] != nil || !l.unlink() {
+	if f.ended || arrives && f.many >= maxArriving || f.byKey[key] != nil || !l.unlink() {
 		return nil
 	}
-	begun := &fill{life: l, done: make(chan struct{})}
+	begun := &fill{life: l, arrives: arrives, done: make(chan struct{})}
+	if arrives {
+		f.many++
+	}
 	if f.byKey == nil {
 		f.byKey = map[tipcache.Key]*fill{}
 	}
@@ -73,6 +78,9 @@ func (f *fills) finish(key tipcache.Key) []*Commit {
 		return later
 	}
 	delete(f.byKey, key)
+	if ended.arrives {
+		f.many--
+	}
 	close(ended.done)
 	f.active.Done()
 	return nil
@@ -114,10 +122,10 @@ func (f *fills) end() {
 	f.active.Wait()
 }
 
-// fill goes on receiving what the tip cache keeps of a snapshot that is closed; false where it must not.
+// fill keeps on the side what the tip cache takes of a snapshot that is closed, and goes on receiving it; false where that may not be.
 func (s *Snapshot) fill() bool {
-	key := s.objects.remote.cacheKey()
-	begun := s.client.fills.begin(key, s.objects.life)
+	arrives := s.objects.main != nil && !s.objects.main.complete()
+	begun := s.client.fills.begin(s.objects.remote.cacheKey(), s.objects.life, arrives)
 	if begun == nil {
 		return false
 	}
@@ -128,16 +136,41 @@ func (s *Snapshot) fill() bool {
 		if err := s.objects.close(); err != nil {
 			s.client.cacheFailed(err)
 		}
-		for later := s.client.fills.finish(key); later != nil; later = s.client.fills.finish(key) {
-			for _, each := range later {
-				s.client.store(s.objects.remote, each)
-			}
-		}
+		s.client.finish(s.objects.remote)
 	}()
 	return true
 }
 
-// WaitForCache waits until nothing arrives any more that only the tip cache needs.
+// finish ends a fill, after the commits that were pushed meanwhile.
+func (c *Client) finish(remote Remote) {
+	key := remote.cacheKey()
+	for later := c.fills.finish(key); later != nil; later = c.fills.finish(key) {
+		for _, each := range later {
+			c.store(remote, each)
+		}
+	}
+}
+
+// keep puts a commit that became a branch's tip into the tip cache, on the side.
+func (c *Client) keep(remote Remote, commit *Commit) {
+	key := remote.cacheKey()
+	if c.cache == nil || remote.Installation == "" || c.fills.leave(key, commit) {
+		return
+	}
+	l := newLife(context.Background())
+	if c.fills.begin(key, l, false) == nil {
+		l.end()
+		c.store(remote, commit)
+		return
+	}
+	go func() {
+		c.store(remote, commit)
+		l.end()
+		c.finish(remote)
+	}()
+}
+
+// WaitForCache waits until nothing arrives any more that only the tip cache needs. Nothing must be read meanwhile.
 func (c *Client) WaitForCache() { c.fills.active.Wait() }
 
 func (c *Client) cacheFailed(err error) {

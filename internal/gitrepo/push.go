@@ -65,11 +65,7 @@ func (c *Client) Push(ctx context.Context, remote Remote, spec PushSpec) error {
 		c.forget(remote)
 		return err
 	}
-	if c.cache != nil && remote.Installation != "" {
-		if !c.fills.leave(remote.cacheKey(), spec.Commit) {
-			c.store(remote, spec.Commit)
-		}
-	}
+	c.keep(remote, spec.Commit)
 	return nil
 }
 

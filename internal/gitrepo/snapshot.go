@@ -89,7 +89,7 @@ func (s *Snapshot) Close() error {
 		return nil
 	}
 	if s.want.Sparse && s.want.Push && !s.failed && s.client.cache != nil && s.objects.remote.Installation != "" {
-		if main := s.objects.main; main != nil && !main.complete() && s.fill() {
+		if s.way != WayCached && s.fill() {
 			return nil
 		}
 		s.keep()
