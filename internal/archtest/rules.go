@@ -20,13 +20,13 @@ type Package struct {
 
 // layers, from the bottom up. A room imports what lies below its own layer, never a neighbour.
 var layers = [][]string{
-	{"internal/fault", "internal/secret", "internal/packstream", "internal/tipcache"},
+	{"internal/fault", "internal/secret", "internal/packstream", "internal/tipcache", "internal/pipeline"},
 	{"internal/telemetry"},
 	{"internal/config", "internal/edit", "internal/forge", "internal/bitbucket"},
 	{"internal/job"},
 	{
 		"internal/vault", "internal/repolock", "internal/artifact", "internal/gitrepo", "internal/queue",
-		"internal/receiver", "internal/worker", "internal/ops",
+		"internal/installation", "internal/receiver", "internal/worker", "internal/ops",
 	},
 	{"internal/app"},
 	{"cmd/api", "cmd/worker", "cmd/sandbox", "internal/bench", "internal/systemtest", "internal/archtest", "deploy"},
@@ -58,7 +58,8 @@ var libraries = map[string][]string{
 	"github.com/labstack/echo":        {"internal/receiver"},
 	"github.com/prometheus/":          {"internal/telemetry"},
 	"github.com/redis/go-redis": {
-		"internal/vault", "internal/repolock", "internal/queue", "internal/ops", "internal/app", "internal/queue/queuetest",
+		"internal/pipeline", "internal/vault", "internal/repolock", "internal/queue", "internal/installation", "internal/ops", "internal/app",
+		"internal/queue/queuetest",
 	},
 	"go.opentelemetry.io/": {"internal/telemetry"},
 	"gocloud.dev":          {"internal/artifact"},

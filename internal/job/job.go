@@ -24,6 +24,14 @@ type Job struct {
 	Trace        Trace
 	// Digest is the hex SHA-256 of the normalised request and actor: the same key with another digest is another request.
 	Digest string
+	// Rule is the name of the rule that made the job of an event, and Event the event's digest; empty where a caller asked for it.
+	Rule, Event string
+	// Coalesce names what the job does, where one of a newer event makes it needless while it waits; empty for never. HappenedAt is
+	// when the event did.
+	Coalesce   string
+	HappenedAt time.Time
+	// Impersonate lets the worker ask Forge for the user's token where none is kept.
+	Impersonate bool
 	// Generation counts the retries that a caller asked for; it tells a new run from the same run delivered twice.
 	Generation int
 
@@ -41,6 +49,9 @@ const (
 	ClassEvent       Class = "event"
 	ClassBatch       Class = "batch"
 )
+
+// Classes are all of them, most urgent first.
+func Classes() []Class { return []Class{ClassInteractive, ClassEvent, ClassBatch} }
 
 // Operation names what a job does.
 type Operation string
@@ -206,6 +217,7 @@ type Status struct {
 	Actor      forge.ActorKind
 	Branch     string // of a push
 	Ref        string // of a clone
+	Rule       string // that made it of an event
 	CreatedAt  time.Time
 	StartedAt  time.Time // of the last attempt; zero before the first
 	EndedAt    time.Time // zero while it has not ended

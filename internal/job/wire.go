@@ -30,6 +30,11 @@ type Meta struct {
 	CreatedAt    time.Time            `json:"created_at"`
 	Generation   int                  `json:"generation,omitempty"`
 	Digest       string               `json:"digest"`
+	Rule         string               `json:"rule,omitempty"`
+	Event        string               `json:"event,omitempty"`
+	Coalesce     string               `json:"coalesce,omitempty"`
+	HappenedAt   time.Time            `json:"happened_at,omitzero"`
+	Impersonate  bool                 `json:"impersonate,omitempty"`
 	Trace        Trace                `json:"trace,omitzero"`
 }
 
@@ -54,7 +59,7 @@ func (j Job) MetaOf() Meta {
 	meta := Meta{
 		Version: wireVersion, ID: j.ID, Installation: j.Installation, Operation: j.Operation(), Class: j.Class,
 		Repository: j.Repository, Actor: j.Actor, OnExpiry: j.OnExpiry, CreatedAt: j.CreatedAt, Generation: j.Generation,
-		Digest: j.Digest, Trace: j.Trace,
+		Digest: j.Digest, Trace: j.Trace, Rule: j.Rule, Event: j.Event, Coalesce: j.Coalesce, HappenedAt: j.HappenedAt, Impersonate: j.Impersonate,
 	}
 	if j.Push != nil {
 		meta.Branch, meta.Changes = j.Push.Branch, len(j.Push.Changes)
@@ -114,6 +119,7 @@ func Unmarshal(payload []byte, ring *secret.Keyring) (Job, error) {
 	return Job{
 		ID: waiting.ID, Installation: waiting.Installation, Actor: waiting.Actor, Repository: waiting.Repository,
 		OnExpiry: waiting.OnExpiry, Class: waiting.Class, CreatedAt: waiting.CreatedAt, Trace: waiting.Trace,
-		Digest: waiting.Digest, Generation: waiting.Generation, Clone: sealed.Clone, Push: sealed.Push,
+		Digest: waiting.Digest, Rule: waiting.Rule, Event: waiting.Event, Coalesce: waiting.Coalesce, HappenedAt: waiting.HappenedAt,
+		Impersonate: waiting.Impersonate, Generation: waiting.Generation, Clone: sealed.Clone, Push: sealed.Push,
 	}, nil
 }

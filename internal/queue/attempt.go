@@ -57,6 +57,8 @@ func (s *Server) handle(ctx context.Context, task *asynq.Task) error {
 		return &again{outcome{after: time.Second, detail: fault.Public(err)}}
 	case verdict == "over":
 		return nil // done by a run whose acknowledgement was lost
+	case verdict == "parked":
+		return &again{outcome{after: parkedLook, detail: "the installation has as many jobs in work as it may have; this one follows"}}
 	case verdict == "canceled":
 		return s.endWithout(ctx, r, job.Canceled, errCanceled())
 	case opened.begun > maxBegun:
@@ -84,15 +86,24 @@ func (s *Server) takeSlot(ctx context.Context) bool {
 // begin opens an attempt in the job's record.
 func (s *Server) begin(ctx context.Context, j job.Job) (verdict string, opened opening, err error) {
 	now := s.Now()
-	keys := []string{recordKey(j.Installation, j.ID), indexKey(j.Installation), waitingKey(j.Installation), wakesKey(j.Installation)}
+	keys := []string{
+		recordKey(j.Installation, j.ID), indexKey(j.Installation), waitingKey(j.Installation), wakesKey(j.Installation),
+		slotsKey(j.Installation, j.Class), parkedKey(j.Installation, j.Class), goneKey(j.Installation),
+	}
 	arguments := append([]any{
-		j.Generation, now.UnixMilli(), liveLife.Milliseconds(), j.ID, j.CreatedAt.UnixMilli(), string(j.Actor.Kind),
+		j.Generation, now.UnixMilli(), liveLife.Milliseconds(), j.ID, j.CreatedAt.UnixMilli(), string(j.Actor.Kind), s.Cap, j.Digest,
 	}, fieldsOf(j, now)...)
 	answer, err := texts(beginScript.Run(ctx, s.Redis, keys, arguments...).Result())
 	if err != nil {
 		return "", opening{}, unavailable(err, "begin a job")
 	}
-	if answer[0] != "run" {
+	switch answer[0] {
+	case "run":
+	case "over":
+		return answer[0], opening{}, s.client.run(ctx, j.Class, answer[1:])
+	case "parked":
+		return answer[0], opening{}, s.Redis.SAdd(ctx, parkedSet, j.Installation).Err()
+	default:
 		return answer[0], opening{}, nil
 	}
 	var numbers [5]int64
@@ -217,7 +228,7 @@ func (s *Server) write(ctx context.Context, r *run, out outcome, result job.Resu
 	fields := []any{"state", string(out.state)}
 	switch {
 	case out.state.Ended():
-		life = s.Retention
+		life = s.retention(j.Class)
 		fields = append(fields, "ended", now.UnixMilli())
 	default:
 		fields = append(fields, "next", now.Add(out.after).UnixMilli())
@@ -237,13 +248,21 @@ func (s *Server) write(ctx context.Context, r *run, out outcome, result job.Resu
 	} else {
 		fields = append(fields, "failure", failureText(out.kind, out.detail))
 	}
-	keys := []string{recordKey(j.Installation, j.ID), waitingKey(j.Installation), wakesKey(j.Installation), payloadKey(j.Installation, j.ID)}
-	arguments := append([]any{j.Generation, r.fence, life.Milliseconds(), uncounted, j.ID, waiting, r.wakes, r.payload}, fields...)
-	verdict, err = endScript.Run(ctx, s.Redis, keys, arguments...).Text()
+	keys := []string{
+		recordKey(j.Installation, j.ID), waitingKey(j.Installation), wakesKey(j.Installation), payloadKey(j.Installation, j.ID),
+		slotsKey(j.Installation, j.Class), parkedKey(j.Installation, j.Class),
+	}
+	arguments := append([]any{
+		j.Generation, r.fence, life.Milliseconds(), uncounted, j.ID, waiting, r.wakes, r.payload, s.Cap, now.UnixMilli(),
+	}, fields...)
+	answer, err := texts(endScript.Run(ctx, s.Redis, keys, arguments...).Result())
 	if err != nil {
 		return "", unavailable(err, "record the end of a job")
 	}
-	return verdict, nil
+	if err := s.client.run(ctx, j.Class, answer[1:]); err != nil {
+		s.Logger.WarnContext(ctx, "jobs that waited for a slot could not be run; the sweep does it", slog.String("error", err.Error()))
+	}
+	return answer[0], nil
 }
 
 // undecodable archives a task that this worker cannot read. It disturbs no other; its job, where the meta can be read, ends
@@ -252,7 +271,7 @@ func (s *Server) undecodable(ctx context.Context, task *asynq.Task, err error) e
 	s.Logger.ErrorContext(ctx, "a task cannot be read and is archived", slog.String("error", fault.Private(err)))
 	if meta, metaErr := job.ReadMeta(task.Payload()); metaErr == nil && meta.ID != "" && meta.Installation != "" {
 		unread := &run{payload: task.Payload(), job: job.Job{
-			ID: meta.ID, Installation: meta.Installation, Generation: meta.Generation, CreatedAt: meta.CreatedAt,
+			ID: meta.ID, Installation: meta.Installation, Class: meta.Class, Generation: meta.Generation, CreatedAt: meta.CreatedAt,
 		}}
 		out := outcome{state: job.Failed, counted: true, kind: fault.KindOf(err), detail: fault.Public(err)}
 		if _, answer := s.finish(ctx, unread, out, job.Result{}); !errors.Is(answer, asynq.SkipRetry) && answer != nil {

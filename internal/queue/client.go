@@ -14,21 +14,26 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/pipeline"
 )
 
 // Client queues jobs and looks after them. It may be used concurrently. It owns nothing that must be closed: Redis stays the
 // caller's.
 type Client struct {
 	Options
+	grouped   *pipeline.Client
 	tasks     *asynq.Client
 	inspector *asynq.Inspector
+	full      fullness
 }
 
 // NewClient makes a Client.
 func NewClient(options Options) *Client {
 	options.setDefaults()
+	grouped := pipeline.New(options.Redis, pipeline.Options{Most: options.Group})
 	return &Client{
-		Options: options, tasks: asynq.NewClientFromRedisClient(options.Redis), inspector: asynq.NewInspectorFromRedisClient(options.Redis),
+		Options: options, grouped: grouped, tasks: asynq.NewClientFromRedisClient(grouped),
+		inspector: asynq.NewInspectorFromRedisClient(options.Redis),
 	}
 }
 
@@ -38,46 +43,6 @@ func (c *Client) Ping(ctx context.Context) error {
 		return unavailable(err, "redis")
 	}
 	return nil
-}
-
-// Enqueue queues a job once: the same id with the same digest gives the job that is there, and created is false. The same id
-// with another digest is a Conflict. After an Unavailable fault nobody knows whether the job is queued; the same call again
-// finds out and completes what is missing.
-func (c *Client) Enqueue(ctx context.Context, j job.Job) (status job.Status, created bool, err error) {
-	task, err := newTask(j, c.Keyring)
-	if err != nil {
-		return job.Status{}, false, err
-	}
-	now := c.Now()
-	arguments := append([]any{
-		liveLife.Milliseconds(), j.ID, j.CreatedAt.UnixMilli(), now.Add(-liveLife - c.Retention).UnixMilli(), maxIndexed,
-	}, fieldsOf(j, now)...)
-	answer, err := texts(createScript.Run(ctx, c.Redis, []string{recordKey(j.Installation, j.ID), indexKey(j.Installation)}, arguments...).Result())
-	if err != nil {
-		return job.Status{}, false, unavailable(err, "queue a job")
-	}
-	if created = answer[0] == "1"; !created {
-		if answer[1] != j.Digest {
-			return job.Status{}, false, fault.Newf(fault.Conflict, "this Idempotency-Key was used for another request; use a new key, or send the same body")
-		}
-		if job.State(answer[2]).Ended() || answer[3] != strconv.Itoa(j.Generation) {
-			status, err := c.Get(ctx, j.Installation, j.ID)
-			return status, false, err
-		}
-	}
-	// A record whose task is missing was left by a receiver that died between the two: this mends it.
-	if _, err := c.tasks.EnqueueContext(ctx, task); err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
-		return job.Status{}, false, unavailable(err, "queue a job")
-	}
-	if !created {
-		status, err := c.Get(ctx, j.Installation, j.ID)
-		return status, false, err
-	}
-	meta := j.MetaOf()
-	return job.Status{
-		ID: j.ID, State: job.Queued, Operation: meta.Operation, Repository: j.Repository.String(), Actor: j.Actor.Kind,
-		Branch: meta.Branch, Ref: meta.Ref, CreatedAt: j.CreatedAt,
-	}, true, nil
 }
 
 // Get is a job of the installation, or a NotFound fault.
@@ -101,8 +66,11 @@ func (c *Client) Cancel(ctx context.Context, installation, id string) (job.Statu
 		return job.Status{}, err
 	}
 	failure := failureText(fault.Canceled, "the job was canceled before it ran")
-	keys := []string{recordKey(installation, id), waitingKey(installation), payloadKey(installation, id)}
-	answer, err := texts(cancelScript.Run(ctx, c.Redis, keys, c.Now().UnixMilli(), c.Retention.Milliseconds(), id, failure, payload).Result())
+	class := job.Class(found["class"])
+	keys := []string{
+		recordKey(installation, id), waitingKey(installation), payloadKey(installation, id), slotsKey(installation, class), parkedKey(installation, class),
+	}
+	answer, err := texts(cancelScript.Run(ctx, c.Redis, keys, c.Now().UnixMilli(), c.retention(class).Milliseconds(), id, failure, payload, c.Cap).Result())
 	if err != nil {
 		return job.Status{}, unavailable(err, "cancel a job")
 	}
@@ -118,6 +86,9 @@ func (c *Client) Cancel(ctx context.Context, installation, id string) (job.Statu
 		// A task that a worker has taken up meanwhile, and one that cannot be deleted now, finds its job ended.
 		if err := c.inspector.DeleteTask(answer[2], taskID(id, generation)); err != nil && !isGone(err) {
 			c.Logger.DebugContext(ctx, "a canceled job's task could not be deleted; it ends when it is taken up", slog.String("error", err.Error()))
+		}
+		if err := c.run(ctx, class, answer[3:]); err != nil {
+			return job.Status{}, err
 		}
 	default:
 		return job.Status{}, fault.Newf(fault.Conflict, "the job has ended already, as %s", verdict)

@@ -12,6 +12,11 @@
 //	gitsmith:{<installation>}:jobs          sorted set: ids by creation time
 //	gitsmith:{<installation>}:waiting       sorted set: ids that wait for a token, by creation time
 //	gitsmith:{<installation>}:wakes         number: how often waiting jobs were woken
+//	gitsmith:{<installation>}:slots:<class> sorted set: ids that are in the queue or run, by the time since when
+//	gitsmith:{<installation>}:parked:<class> sorted set: ids that wait for a slot, by creation time
+//	gitsmith:{<installation>}:newest:<what> string: time and id of the newest event's job, where jobs replace each other
+//	gitsmith:{<installation>}:gone          package installation's: there for some minutes after the app was removed
+//	gitsmith:parked                         set: installations with parked jobs
 //	gitsmith:quarantine                     list: tasks that nobody can decode, the newest hundred
 //	gitsmith:cancel                         channel: jobs that are to stop
 package queue
@@ -33,8 +38,13 @@ import (
 type Options struct {
 	Redis     redis.UniversalClient
 	Keyring   *secret.Keyring
-	Retention time.Duration // of a record after the job's end; default 7 days
-	Now       func() time.Time
+	Retention time.Duration // of a record after the job's end; default 7 days. Of an event's job at least 24 hours: so long it is done once
+	// Cap is how many jobs of one installation and class may be in asynq's queue or run; the others are parked in Redis and follow
+	// one by one, so that no installation's flood stands before another's job. Zero is no bound.
+	Cap int
+	// Group is how many commands may go to Redis in one pipeline when jobs are queued at the same time; one for none, default 256.
+	Group int
+	Now   func() time.Time
 	Logger    *slog.Logger
 }
 
@@ -57,7 +67,17 @@ const (
 	maxTaskRetries = 10_000              // asynq's own bound; the record's attempts are ours
 	taskTimeout    = 24 * time.Hour      // asynq's own bound; an attempt's is the server's
 	wakesLife      = 24 * time.Hour      // far longer than an attempt, which is all that looks at it
+	onceLife       = 24 * time.Hour      // how long the same event makes no second job
+	parkedLook     = 12 * time.Hour      // when a parked task comes up by itself, should everybody have forgotten it
 )
+
+// retention is how long a job's record is kept after its end.
+func (o *Options) retention(class job.Class) time.Duration {
+	if class == job.ClassInteractive {
+		return o.Retention
+	}
+	return max(o.Retention, onceLife)
+}
 
 // classes are the queues with their share of the work, most urgent first.
 func classes() map[string]int {
@@ -70,11 +90,23 @@ func indexKey(installation string) string      { return prefix(installation) + "
 func waitingKey(installation string) string    { return prefix(installation) + "waiting" }
 func wakesKey(installation string) string      { return prefix(installation) + "wakes" }
 
+func slotsKey(installation string, class job.Class) string {
+	return prefix(installation) + "slots:" + string(class)
+}
+
+func parkedKey(installation string, class job.Class) string {
+	return prefix(installation) + "parked:" + string(class)
+}
+
+func newestKey(installation, what string) string { return prefix(installation) + "newest:" + what }
+func goneKey(installation string) string { return prefix(installation) + "gone" }
+
 func payloadKey(installation, id string) string { return prefix(installation) + "payload:" + id }
 
 const (
 	quarantineKey = "gitsmith:quarantine"
 	cancelChannel = "gitsmith:cancel"
+	parkedSet     = "gitsmith:parked"
 )
 
 // taskID is the id of one generation's task: a retry that a caller asks for is a task of its own, so that it can be queued
@@ -86,8 +118,8 @@ func taskID(id string, generation int) string {
 	return id + "." + strconv.Itoa(generation)
 }
 
-// newTask is a job as asynq takes it.
-func newTask(j job.Job, ring *secret.Keyring) (*asynq.Task, error) {
+// newTask is a job as asynq takes it. A parked one comes up by itself long after.
+func newTask(j job.Job, ring *secret.Keyring, options ...asynq.Option) (*asynq.Task, error) {
 	payload, err := job.Marshal(j, ring)
 	if err != nil {
 		return nil, err
@@ -96,9 +128,9 @@ func newTask(j job.Job, ring *secret.Keyring) (*asynq.Task, error) {
 	if j.Trace.TraceID != "" {
 		headers["X-B3-Traceid"], headers["X-B3-Spanid"] = j.Trace.TraceID, j.Trace.SpanID
 	}
-	return asynq.NewTaskWithHeaders(string(j.Operation()), payload, headers,
+	return asynq.NewTaskWithHeaders(string(j.Operation()), payload, headers, append(options,
 		asynq.TaskID(taskID(j.ID, j.Generation)), asynq.Queue(string(j.Class)), asynq.MaxRetry(maxTaskRetries),
-		asynq.Timeout(taskTimeout), asynq.Retention(taskRetention)), nil
+		asynq.Timeout(taskTimeout), asynq.Retention(taskRetention))...), nil
 }
 
 func unavailable(err error, operation string) error {

@@ -13,14 +13,20 @@ import (
 	"github.com/gitsmith/gitsmith/internal/job"
 )
 
-// fieldsOf are a new record's.
+// fieldsOf are a new record's; what is not there is empty or zero.
 func fieldsOf(j job.Job, now time.Time) []any {
 	meta := j.MetaOf()
-	return []any{
+	fields := []any{
 		"id", j.ID, "digest", j.Digest, "class", string(j.Class), "operation", string(meta.Operation), "repository", j.Repository.String(),
-		"actor", string(j.Actor.Kind), "branch", meta.Branch, "ref", meta.Ref, "created", j.CreatedAt.UnixMilli(),
-		"generation", j.Generation, "opened", now.UnixMilli(), "state", string(job.Queued), "attempts", 0, "snoozes", 0, "begun", 0,
+		"actor", string(j.Actor.Kind), "created", j.CreatedAt.UnixMilli(), "generation", j.Generation, "opened", now.UnixMilli(),
+		"state", string(job.Queued),
 	}
+	for _, field := range [][2]string{{"branch", meta.Branch}, {"ref", meta.Ref}, {"rule", j.Rule}} {
+		if field[1] != "" {
+			fields = append(fields, field[0], field[1])
+		}
+	}
+	return fields
 }
 
 // record is a record as it was read.
@@ -42,7 +48,7 @@ func (r record) number(field string) int {
 func (r record) status() job.Status {
 	status := job.Status{
 		ID: r["id"], State: job.State(r["state"]), Operation: job.Operation(r["operation"]), Repository: r["repository"],
-		Actor: forge.ActorKind(r["actor"]), Branch: r["branch"], Ref: r["ref"], Attempts: r.number("attempts"),
+		Actor: forge.ActorKind(r["actor"]), Branch: r["branch"], Ref: r["ref"], Rule: r["rule"], Attempts: r.number("attempts"),
 		CreatedAt: r.time("created"), StartedAt: r.time("started"), EndedAt: r.time("ended"), NextAt: r.time("next"),
 	}
 	if text := r["result"]; text != "" {

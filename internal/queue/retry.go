@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -77,67 +78,29 @@ const (
 	wakePause = 20 * time.Millisecond
 )
 
-// Wake runs the installation's jobs that wait for a token, oldest first, and returns how many. A job that is about to wait just
-// now runs again at once instead.
+// Wake runs the installation's jobs that wait for a token, oldest first and as many at once as the installation may have, and
+// returns how many woke. A job that is about to wait just now runs again at once instead.
 func (c *Client) Wake(ctx context.Context, installation string) (int, error) {
-	pipeline := c.Redis.TxPipeline()
-	pipeline.Incr(ctx, wakesKey(installation))
-	pipeline.PExpire(ctx, wakesKey(installation), wakesLife)
-	waiting := pipeline.ZRangeWithScores(ctx, waitingKey(installation), 0, -1)
-	if _, err := pipeline.Exec(ctx); err != nil {
+	keys := []string{wakesKey(installation), waitingKey(installation)}
+	arguments := []any{wakesLife.Milliseconds(), c.Now().UnixMilli(), c.Cap, prefix(installation) + "job:"}
+	for _, class := range job.Classes() {
+		keys = append(keys, slotsKey(installation, class), parkedKey(installation, class))
+		arguments = append(arguments, string(class))
+	}
+	answer, err := texts(wakeScript.Run(ctx, c.Redis, keys, arguments...).Result())
+	if err != nil {
 		return 0, unavailable(err, "wake waiting jobs")
 	}
-	woken := 0
-	giveUp := time.After(wakeWait)
-	for left := waiting.Val(); len(left) > 0; {
-		busy, n, err := c.wakeEach(ctx, installation, left)
-		woken += n
-		if err != nil || len(busy) == 0 {
-			return woken, err
+	woken, _ := strconv.Atoi(answer[0]) // the script wrote it
+	if woken > 0 && c.Cap > 0 {
+		if err := c.Redis.SAdd(ctx, parkedSet, installation).Err(); err != nil {
+			return 0, unavailable(err, "wake waiting jobs")
 		}
-		left = busy
-		select {
-		case <-giveUp:
-			c.Logger.WarnContext(ctx, "waiting jobs could not be woken; they look for a token by themselves", slog.Int("count", len(left)))
-			return woken, nil
-		case <-ctx.Done():
-			return woken, unavailable(ctx.Err(), "wake waiting jobs")
-		case <-time.After(wakePause):
+	}
+	for pair := answer[1:]; len(pair) > 1; pair = pair[2:] {
+		if err := c.run(ctx, job.Class(pair[0]), pair[1:2]); err != nil {
+			return woken, err
 		}
 	}
 	return woken, nil
-}
-
-// wakeEach wakes what it can, and returns those whose record says waiting while their task is still on its way.
-func (c *Client) wakeEach(ctx context.Context, installation string, waiting []redis.Z) (busy []redis.Z, woken int, err error) {
-	records, err := c.readAll(ctx, installation, waiting)
-	if err != nil {
-		return nil, 0, err
-	}
-	for i, member := range waiting {
-		id, found := member.Member.(string), records[i]
-		if found["state"] == string(job.Waiting) {
-			queue, task := found["class"], taskID(id, found.number("generation"))
-			switch err := c.inspector.RunTask(queue, task); {
-			case err == nil:
-				woken++
-			case isGone(err):
-				c.Logger.WarnContext(ctx, "a waiting job has no task any more", slog.String("job", id))
-				continue
-			default:
-				info, infoErr := c.inspector.GetTaskInfo(queue, task)
-				if infoErr != nil && !isGone(infoErr) {
-					return nil, woken, unavailable(err, "wake waiting jobs")
-				}
-				if infoErr != nil || info.State != asynq.TaskStatePending {
-					busy = append(busy, member)
-					continue
-				}
-			}
-		}
-		if err := wokenScript.Run(ctx, c.Redis, []string{recordKey(installation, id), waitingKey(installation)}, id, found["run"]).Err(); err != nil {
-			return nil, woken, unavailable(err, "wake waiting jobs")
-		}
-	}
-	return busy, woken, nil
 }

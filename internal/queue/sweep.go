@@ -32,6 +32,9 @@ func (s *Server) sweep(ctx context.Context) {
 }
 
 func (s *Server) sweepAll(ctx context.Context) {
+	if err := s.client.refillAll(ctx); err != nil && s.life.Err() == nil {
+		s.Logger.WarnContext(ctx, "parked jobs could not be looked after", slog.String("error", err.Error()))
+	}
 	for queue := range classes() {
 		if err := s.sweepQueue(ctx, queue); err != nil && s.life.Err() == nil {
 			s.Logger.WarnContext(ctx, "a queue could not be swept", slog.String("queue", queue), slog.String("error", err.Error()))

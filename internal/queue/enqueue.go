@@ -1,0 +1,187 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hibiken/asynq"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+// Enqueue queues a job once: the same id with the same digest gives the job that is there, and created is false. The same id
+// with another digest is a Conflict; for an event it is the same event, whatever its rule makes of it by now. After an Unavailable
+// fault nobody knows whether the job is queued; the same call again finds out and completes what is missing.
+//
+// Record and task go to Redis in one round trip, shared with calls of the same moment. The task goes whatever the record says: one
+// too many finds its job ended, or done by another, and one whose record was lost makes it anew.
+func (c *Client) Enqueue(ctx context.Context, j job.Job) (status job.Status, created bool, err error) {
+	parked := c.Cap > 0 && c.full.has(j.Installation, j.Class)
+	var options []asynq.Option
+	if parked {
+		options = append(options, asynq.ProcessIn(parkedLook))
+	}
+	task, err := newTask(j, c.Keyring, options...)
+	if err != nil {
+		return job.Status{}, false, err
+	}
+	keys, arguments := c.creation(j, parked)
+	attachedCtx, record := c.grouped.Attach(ctx, createScript, keys, arguments...)
+	_, taskErr := c.tasks.EnqueueContext(attachedCtx, task)
+	if errors.Is(taskErr, asynq.ErrTaskIDConflict) {
+		taskErr = nil
+	}
+	answer, err := texts(record.Run(ctx, taskErr))
+	if err = errors.Join(err, taskErr); err != nil {
+		return job.Status{}, false, unavailable(err, "queue a job")
+	}
+	switch answer[0] {
+	case "2":
+		return job.Status{}, false, fault.Newf(fault.Denied, "the app was removed from the workspace; install it again")
+	case "0":
+		if answer[1] != j.Digest && j.Event == "" {
+			return job.Status{}, false, fault.Newf(fault.Conflict, "this Idempotency-Key was used for another request; use a new key, or send the same body")
+		}
+		status, err := c.Get(ctx, j.Installation, j.ID)
+		return status, false, err
+	}
+	if err := c.admit(ctx, j, parked, answer[1] == "1", answer[2] == "1"); err != nil {
+		return job.Status{}, false, err
+	}
+	meta := j.MetaOf()
+	return job.Status{
+		ID: j.ID, State: job.Queued, Operation: meta.Operation, Repository: j.Repository.String(), Actor: j.Actor.Kind,
+		Branch: meta.Branch, Ref: meta.Ref, Rule: j.Rule, CreatedAt: j.CreatedAt,
+	}, true, nil
+}
+
+// creation is what createScript takes.
+func (c *Client) creation(j job.Job, parked bool) (keys []string, arguments []any) {
+	now := c.Now()
+	newest := recordKey(j.Installation, j.ID) // not looked at
+	happened, failure := "", ""
+	if j.Coalesce != "" {
+		newest, happened = newestKey(j.Installation, j.Coalesce), strconv.FormatInt(j.HappenedAt.UnixMilli(), 10)
+		failure = failureText(fault.Canceled, "a newer event asked for the same before the job began")
+	}
+	oldest := ""
+	if now.UnixMilli()%trimEvery == 0 {
+		oldest = strconv.FormatInt(now.Add(-liveLife-c.Retention).UnixMilli(), 10)
+	}
+	keys = []string{
+		recordKey(j.Installation, j.ID), indexKey(j.Installation), slotsKey(j.Installation, j.Class), parkedKey(j.Installation, j.Class),
+		goneKey(j.Installation), waitingKey(j.Installation), newest,
+	}
+	waits := "0"
+	if parked {
+		waits = "1"
+	}
+	arguments = append([]any{
+		liveLife.Milliseconds(), j.ID, j.CreatedAt.UnixMilli(), oldest, maxIndexed, c.Cap, waits, now.UnixMilli(), happened,
+		c.retention(j.Class).Milliseconds(), failure,
+	}, fieldsOf(j, now)...)
+	return keys, arguments
+}
+
+// trimEvery is how rarely the index of an installation's jobs is cut back when a job is added.
+const trimEvery = 16
+
+// admit remembers whether the installation has slots left, and runs a task that was put off although it has one.
+func (c *Client) admit(ctx context.Context, j job.Job, parked, full, free bool) error {
+	if c.Cap == 0 {
+		return nil
+	}
+	c.full.set(j.Installation, j.Class, full)
+	switch {
+	case free:
+		return c.run(ctx, j.Class, []string{taskID(j.ID, j.Generation)})
+	case parked && c.full.tell(j.Installation, c.Now()):
+		if err := c.Redis.SAdd(ctx, parkedSet, j.Installation).Err(); err != nil {
+			return unavailable(err, "queue a job")
+		}
+	}
+	return nil
+}
+
+// run puts tasks into the queue that waited for a slot. One that is on its way into its wait just now is tried again for a while; one
+// that runs or is gone needs nothing.
+func (c *Client) run(ctx context.Context, class job.Class, tasks []string) error {
+	giveUp := c.Now().Add(wakeWait)
+	for len(tasks) > 0 {
+		var busy []string
+		for _, task := range tasks {
+			err := c.inspector.RunTask(string(class), task)
+			if err == nil || isGone(err) {
+				continue
+			}
+			info, err := c.inspector.GetTaskInfo(string(class), task)
+			switch {
+			case isGone(err):
+			case err != nil:
+				return unavailable(err, "run a job that waited")
+			case info.State == asynq.TaskStateActive:
+				busy = append(busy, task)
+			}
+		}
+		if len(busy) == 0 || c.Now().After(giveUp) {
+			return nil // whoever is left is found by the sweep
+		}
+		tasks = busy
+		select {
+		case <-ctx.Done():
+			return unavailable(ctx.Err(), "run a job that waited")
+		case <-time.After(wakePause):
+		}
+	}
+	return nil
+}
+
+// fullness is what a process knows of installations whose slots are taken, from the last answer. It is a guess: createScript judges.
+type fullness struct {
+	mutex sync.Mutex
+	full  map[string]struct{}
+	told  map[string]time.Time // when parkedSet was told of an installation
+}
+
+const (
+	maxFull   = 10_000
+	tellAgain = 10 * time.Second
+)
+
+func (f *fullness) has(installation string, class job.Class) bool {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	_, found := f.full[string(class)+installation]
+	return found
+}
+
+func (f *fullness) set(installation string, class job.Class, full bool) {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	if !full {
+		delete(f.full, string(class)+installation)
+		return
+	}
+	if f.full == nil || len(f.full) >= maxFull {
+		f.full = map[string]struct{}{}
+	}
+	f.full[string(class)+installation] = struct{}{}
+}
+
+// tell reports whether parkedSet is to be told now.
+func (f *fullness) tell(installation string, now time.Time) bool {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	if last, found := f.told[installation]; found && now.Sub(last) < tellAgain {
+		return false
+	}
+	if f.told == nil || len(f.told) >= maxFull {
+		f.told = map[string]time.Time{}
+	}
+	f.told[installation] = now
+	return true
+}
