@@ -24,9 +24,10 @@ var layers = [][]string{
 	{"internal/telemetry"},
 	{"internal/config", "internal/edit", "internal/forge", "internal/bitbucket"},
 	{"internal/job"},
+	{"internal/installation", "internal/rule"},
+	{"internal/intake"},
 	{
-		"internal/vault", "internal/repolock", "internal/artifact", "internal/gitrepo", "internal/queue",
-		"internal/installation", "internal/receiver", "internal/worker", "internal/ops",
+		"internal/vault", "internal/spool", "internal/repolock", "internal/artifact", "internal/gitrepo", "internal/queue", "internal/receiver", "internal/worker", "internal/ops",
 	},
 	{"internal/app"},
 	{"cmd/api", "cmd/worker", "cmd/sandbox", "internal/bench", "internal/systemtest", "internal/archtest", "deploy"},
@@ -49,6 +50,7 @@ var libraries = map[string][]string{
 	"github.com/bluekeyes/go-gitdiff": {"internal/edit"},
 	"github.com/bmatcuk/doublestar":   {"internal/edit", "internal/gitrepo", "internal/job"},
 	"github.com/cenkalti/backoff":     {"internal/bitbucket"},
+	"github.com/expr-lang/expr":       {"internal/rule"},
 	"github.com/go-git/":              {"internal/gitrepo"},
 	"github.com/go-redsync/redsync":   {"internal/repolock"},
 	"github.com/hibiken/asynqmon":     {"internal/ops"},
@@ -62,6 +64,7 @@ var libraries = map[string][]string{
 		"internal/queue/queuetest",
 	},
 	"go.opentelemetry.io/": {"internal/telemetry"},
+	"go.yaml.in/yaml":      {"internal/rule"},
 	"gocloud.dev":          {"internal/artifact"},
 }
 

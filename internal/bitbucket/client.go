@@ -87,6 +87,8 @@ type Info struct {
 	Repository Repository // by workspace and slug
 	Size       int64      // bytes
 	MainBranch string     // empty in a repository without commits
+	// NearLimit says that Bitbucket's rate limit is near: further calls that can wait should.
+	NearLimit bool `json:"-"`
 }
 
 // Resolve looks a repository up by its slugs or its UUIDs. It needs the scope read:repository:bitbucket.
@@ -96,6 +98,8 @@ func (c *Client) Resolve(ctx context.Context, token secret.Text, repository Repo
 		method: http.MethodGet, url: c.repositoryURL(repository),
 		query: url.Values{"fields": {"full_name,size,mainbranch.name"}},
 	}
+	near := false
+	call.nearLimit = &near
 	var answer struct {
 		FullName   string `json:"full_name"`
 		Size       int64  `json:"size"`
@@ -107,7 +111,7 @@ func (c *Client) Resolve(ctx context.Context, token secret.Text, repository Repo
 		return Info{}, err
 	}
 	workspace, slug, _ := strings.Cut(answer.FullName, "/")
-	info := Info{Repository: Repository{Workspace: workspace, Slug: slug}, Size: answer.Size}
+	info := Info{Repository: Repository{Workspace: workspace, Slug: slug}, Size: answer.Size, NearLimit: near}
 	if err := info.Repository.Validate(); err != nil {
 		return Info{}, fault.Wrapf(fault.Unavailable, err, "%s: bitbucket's answer has no usable full_name; try again", call.operation)
 	}
@@ -135,6 +139,7 @@ type call struct {
 	url        *url.URL
 	query      url.Values
 	body       any
+	nearLimit  *bool // told where the rate limit is near; may be nil
 }
 
 // do makes the call and decodes the answer's JSON, or returns a classified error.
@@ -158,6 +163,9 @@ func (c *Client) do(ctx context.Context, token secret.Text, call call, answer an
 		return call.classifyTransport(ctx, err)
 	}
 	if strings.EqualFold(response.Header.Get("X-RateLimit-NearLimit"), "true") {
+		if call.nearLimit != nil {
+			*call.nearLimit = true
+		}
 		c.logger.WarnContext(ctx, "bitbucket's rate limit is near", slog.String("repository", call.repository.String()),
 			slog.String("limit", response.Header.Get("X-RateLimit-Limit")), slog.String("resource", response.Header.Get("X-RateLimit-Resource")))
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
@@ -17,7 +18,7 @@ const (
 )
 
 // Event is a body that Forge delivered, as far as it is read. It says what happened, never who calls: identity comes from the
-// FIT.
+// FIT. What is missing or of another type than documented is empty: an event refused is an event lost.
 type Event struct {
 	Type          string
 	Timestamp     time.Time // zero where there is none
@@ -28,91 +29,116 @@ type Event struct {
 	RetryCount    int    // how often Forge delivered it before
 	// Digest is the hex SHA-256 of the event without its retryContext: the same for each delivery of one event.
 	Digest string
+	// Fields is the whole event without its retryContext; numbers are json.Number.
+	Fields map[string]any
 }
 
-// envelope is where an event may stand: Forge's documents wrap it in payload, remotes were seen to get it at the top level, in
-// event, and in payload.event.
-type envelope struct {
-	Payload json.RawMessage `json:"payload"`
-	Event   json.RawMessage `json:"event"`
-	Type    string          `json:"eventType"`
-}
+// Events of Bitbucket that mean something to us, whatever the rules say.
+const (
+	EventPush              = "avi:bitbucket:push:repository"
+	EventRepositoryUpdated = "avi:bitbucket:updated:repository"
+	EventRepositoryDeleted = "avi:bitbucket:deleted:repository"
+)
 
-const maxEnvelope = 3 // levels
+const (
+	maxEnvelope  = 3   // levels
+	maxEventType = 200 // bytes
+)
 
-// ParseEvent finds the event in a body and reads it. A body without an eventType at any of the known places is an Invalid
-// fault; types that nobody knows are fine.
+// ParseEvent finds the event in a body and reads it. Forge's documents wrap it in payload; remotes were seen to get it at the top
+// level, in event, and in payload.event. A body without an eventType at any of these places is an Invalid fault; types that
+// nobody knows are fine.
 func ParseEvent(body []byte) (Event, error) {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.UseNumber()
+	var outer map[string]any
+	if err := decoder.Decode(&outer); err != nil {
+		return Event{}, fault.Wrapf(fault.Invalid, err, "the event is no JSON object")
+	}
 	for range maxEnvelope {
-		var outer envelope
-		if err := json.Unmarshal(body, &outer); err != nil {
-			return Event{}, fault.Wrapf(fault.Invalid, err, "the event is no JSON object")
+		if kind := textOf(outer, "eventType"); kind != "" {
+			return readEvent(kind, outer)
 		}
-		switch {
-		case outer.Type != "":
-			return readEvent(body)
-		case isObject(outer.Payload):
-			body = outer.Payload
-		case isObject(outer.Event):
-			body = outer.Event
-		default:
+		inner := objectOf(outer, "payload")
+		if inner == nil {
+			inner = objectOf(outer, "event")
+		}
+		if inner == nil {
 			return Event{}, fault.Newf(fault.Invalid, "the body holds no eventType, neither at the top nor in payload, event or payload.event")
 		}
+		outer = inner
 	}
 	return Event{}, fault.Newf(fault.Invalid, "the event is wrapped too deep")
 }
 
-func isObject(text json.RawMessage) bool { return len(text) > 0 && text[0] == '{' }
-
-func readEvent(text []byte) (Event, error) {
-	var read struct {
-		Type          string `json:"eventType"`
-		Timestamp     string `json:"timestamp"`
-		SelfGenerated bool   `json:"selfGenerated"`
-		Workspace     struct {
-			UUID string `json:"uuid"`
-		} `json:"workspace"`
-		Repository struct {
-			UUID string `json:"uuid"`
-			Slug string `json:"slug"`
-		} `json:"repository"`
-		RetryContext struct {
-			RetryCount int `json:"retryCount"`
-		} `json:"retryContext"`
+func readEvent(kind string, fields map[string]any) (Event, error) {
+	if len(kind) > maxEventType {
+		return Event{}, fault.Newf(fault.Invalid, "the eventType has %d bytes", len(kind))
 	}
-	if err := json.Unmarshal(text, &read); err != nil {
-		return Event{}, fault.Wrapf(fault.Invalid, err, "the event's fields are not of the documented types")
-	}
-	if len(read.Type) > 200 {
-		return Event{}, fault.Newf(fault.Invalid, "the eventType has %d bytes", len(read.Type))
-	}
-	digest, err := digestOf(text)
+	retry := objectOf(fields, "retryContext")
+	delete(fields, "retryContext")
+	digest, err := digestOf(fields)
 	if err != nil {
 		return Event{}, err
 	}
+	repository := objectOf(fields, "repository")
 	event := Event{
-		Type: read.Type, SelfGenerated: read.SelfGenerated, Workspace: read.Workspace.UUID, Repository: read.Repository.UUID,
-		Slug: read.Repository.Slug, RetryCount: read.RetryContext.RetryCount, Digest: digest,
+		Type: kind, Workspace: textOf(objectOf(fields, "workspace"), "uuid"), Repository: textOf(repository, "uuid"),
+		Slug: textOf(repository, "slug"), Digest: digest, Fields: fields,
 	}
-	if when, err := time.Parse(time.RFC3339Nano, read.Timestamp); err == nil {
+	event.SelfGenerated, _ = fields["selfGenerated"].(bool)
+	if count, ok := retry["retryCount"].(json.Number); ok {
+		number, _ := count.Int64() // what is no whole number is no count
+		event.RetryCount = int(max(min(number, 1<<20), 0))
+	}
+	if when, err := time.Parse(time.RFC3339Nano, textOf(fields, "timestamp")); err == nil {
 		event.Timestamp = when.UTC()
 	}
 	return event, nil
 }
 
-// digestOf hashes the event in a canonical form: keys sorted, numbers as they were written, no retryContext.
-func digestOf(text []byte) (string, error) {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.UseNumber()
-	var fields map[string]any
-	if err := decoder.Decode(&fields); err != nil {
-		return "", fault.Wrapf(fault.Invalid, err, "the event is no JSON object")
-	}
-	delete(fields, "retryContext")
-	canonical, err := json.Marshal(fields)
-	if err != nil {
+func textOf(fields map[string]any, name string) string {
+	text, _ := fields[name].(string)
+	return text
+}
+
+func objectOf(fields map[string]any, name string) map[string]any {
+	object, _ := fields[name].(map[string]any)
+	return object
+}
+
+// digestOf hashes the event in a canonical form: keys sorted, numbers as they were written.
+func digestOf(fields map[string]any) (string, error) {
+	hash := sha256.New()
+	encoder := json.NewEncoder(hash)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(fields); err != nil {
 		return "", fault.Wrapf(fault.Internal, err, "the event cannot be encoded again")
 	}
-	sum := sha256.Sum256(canonical)
-	return hex.EncodeToString(sum[:]), nil
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// Head is the commit that a push event left at its ref; empty for a ref that was deleted and for other events.
+func (e Event) Head() string { return textOf(objectOf(e.Fields, "push"), "after") }
+
+// JobTrailer begins the line of a commit message that names the job which made the commit.
+const JobTrailer = "Forge-Job: "
+
+// MayBeOurs reports whether a push may come from a job of ours: a commit's message says so, or no message was delivered whole.
+// Anybody can write such a message, so it is a reason to look, not a proof.
+func (e Event) MayBeOurs() bool {
+	push := objectOf(e.Fields, "push")
+	commits, _ := push["commits"].([]any)
+	if e.Type != EventPush || textOf(push, "after") == "" {
+		return false
+	}
+	for _, each := range commits {
+		commit, _ := each.(map[string]any)
+		message := objectOf(commit, "message")
+		truncated, _ := message["truncated"].(bool)
+		if truncated || strings.Contains(textOf(message, "value"), JobTrailer) {
+			return true
+		}
+	}
+	return len(commits) == 0
 }

@@ -19,6 +19,11 @@ type Options struct {
 	Class          Class  // default: interactive
 	Trace          Trace
 	Now            time.Time
+
+	// What a rule makes of an event: see the fields of [Job]. User is the account id of the user as whom the job acts, although that
+	// user does not call.
+	Rule, Event, Coalesce, User string
+	HappenedAt                  time.Time
 }
 
 // New makes the job that a verified invocation asks for with a validated request. The actor is the one asked for; by default
@@ -40,6 +45,9 @@ func New(invocation forge.Invocation, request Request, options Options) (Job, er
 	if actor.Kind == forge.ActorUser && actor.Principal == "" {
 		return Job{}, fault.Newf(fault.Invalid, `actor: "user" needs a user in session, and this call has none; use "system", or call from the app's UI`)
 	}
+	if options.User != "" {
+		actor = forge.Actor{Kind: forge.ActorUser, Principal: options.User}
+	}
 	if request.OnExpiry == OnExpiryWait && actor.Kind != forge.ActorSystem {
 		return Job{}, fault.Newf(fault.Invalid, `on_expiry: "wait" is for the system actor: no scheduled trigger brings a user's token`)
 	}
@@ -57,7 +65,8 @@ func New(invocation forge.Invocation, request Request, options Options) (Job, er
 	return Job{
 		ID: id, Installation: invocation.Installation(), Actor: actor, Repository: request.Repository,
 		OnExpiry: request.OnExpiry, Class: options.Class, CreatedAt: options.Now.UTC().Truncate(time.Millisecond),
-		Trace: options.Trace, Digest: digest, Clone: request.Clone, Push: request.Push,
+		Trace: options.Trace, Rule: options.Rule, Event: options.Event, Coalesce: options.Coalesce, HappenedAt: options.HappenedAt.UTC().Truncate(time.Millisecond),
+		Impersonate: options.User != "", Digest: digest, Clone: request.Clone, Push: request.Push,
 	}, nil
 }
 

@@ -55,7 +55,7 @@ func ParseRequest(body []byte, limits Limits) (Request, error) {
 	if err := checkShape(body); err != nil {
 		return Request{}, err
 	}
-	if err := request.validate(limits); err != nil {
+	if err := request.Validate(limits); err != nil {
 		return Request{}, err
 	}
 	return request, nil
@@ -158,7 +158,8 @@ func jsonName(goKind string) string {
 	return "a whole number"
 }
 
-func (r *Request) validate(limits Limits) error {
+// Validate checks a request and completes it by its defaults; every error is an Invalid fault that names the field.
+func (r *Request) Validate(limits Limits) error {
 	if err := r.Repository.Validate(); err != nil {
 		return err
 	}

@@ -43,9 +43,9 @@ type Options struct {
 	// one by one, so that no installation's flood stands before another's job. Zero is no bound.
 	Cap int
 	// Group is how many commands may go to Redis in one pipeline when jobs are queued at the same time; one for none, default 256.
-	Group int
-	Now   func() time.Time
-	Logger    *slog.Logger
+	Group  int
+	Now    func() time.Time
+	Logger *slog.Logger
 }
 
 func (o *Options) setDefaults() {
@@ -99,7 +99,7 @@ func parkedKey(installation string, class job.Class) string {
 }
 
 func newestKey(installation, what string) string { return prefix(installation) + "newest:" + what }
-func goneKey(installation string) string { return prefix(installation) + "gone" }
+func goneKey(installation string) string         { return prefix(installation) + "gone" }
 
 func payloadKey(installation, id string) string { return prefix(installation) + "payload:" + id }
 

@@ -8,6 +8,7 @@
 //	gitsmith:{<installation>}:token:user:<principal>   the same
 //	gitsmith:{<installation>}:tokens                   sorted set: which of the above there are, by expiry
 //	gitsmith:{<installation>}:installed                there for some minutes after an install
+//	gitsmith:{<installation>}:gone                     package installation's: there for some minutes after the app was removed
 package vault
 
 import (
@@ -74,7 +75,7 @@ func (v *Vault) Keep(ctx context.Context, invocation forge.Invocation) (newer []
 			continue
 		}
 		actor := invocation.Actor(kind)
-		stored, err := v.keep(ctx, invocation.Installation(), actor, token)
+		stored, err := v.Put(ctx, invocation.Installation(), actor, token)
 		if err != nil {
 			return newer, err
 		}
@@ -88,8 +89,9 @@ func (v *Vault) Keep(ctx context.Context, invocation forge.Invocation) (newer []
 // A token is replaced by one that expires later; at the same expiry only where it was sealed by another key, which may be
 // lost by now. The times are Unix milliseconds.
 //
-// KEYS: token, index. ARGV: expiry, sealed token, its key's id with the colon, member of the index, now.
+// KEYS: token, index, gone. ARGV: expiry, sealed token, its key's id with the colon, member of the index, now.
 var keepScript = redis.NewScript(`
+if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
 local have = redis.call('HMGET', KEYS[1], 'exp', 'token')
 if have[1] and have[2] then
   local old, new = tonumber(have[1]), tonumber(ARGV[1])
@@ -106,8 +108,9 @@ if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[1]) - tonumber(ARGV[5]) then
 end
 return 1`)
 
-// keep reports whether the token is there now and was not before.
-func (v *Vault) keep(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken) (bool, error) {
+// Put stores one token as [Vault.Keep] does, and reports whether it is there now and was not before. An installation whose app was
+// removed minutes ago gets none.
+func (v *Vault) Put(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken) (bool, error) {
 	now := v.now()
 	switch {
 	case installation == "":
@@ -122,7 +125,7 @@ func (v *Vault) keep(ctx context.Context, installation string, actor forge.Actor
 	expiry := strconv.FormatInt(token.ExpiresAt.UnixMilli(), 10)
 	sealed := v.keyring.Seal([]byte(token.Text.Reveal()), sealContext(installation, actor, expiry)...)
 	stored, err := keepScript.Run(ctx, v.redis,
-		[]string{tokenKey(installation, actor), indexKey(installation)},
+		[]string{tokenKey(installation, actor), indexKey(installation), goneKey(installation)},
 		expiry, sealed, keyID(sealed)+":", member(actor), now.UnixMilli()).Bool()
 	if err != nil {
 		return false, classify(err, "keep an oauth token")
@@ -230,6 +233,7 @@ func classify(err error, operation string) error {
 func prefix(installation string) string       { return "gitsmith:{" + installation + "}:" }
 func indexKey(installation string) string     { return prefix(installation) + "tokens" }
 func installedKey(installation string) string { return prefix(installation) + "installed" }
+func goneKey(installation string) string      { return prefix(installation) + "gone" }
 func tokenKey(installation string, actor forge.Actor) string {
 	return prefix(installation) + "token:" + member(actor)
 }

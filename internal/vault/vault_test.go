@@ -55,7 +55,7 @@ func token(text string, life time.Duration) forge.OAuthToken {
 // mustKeep checks what keep reports.
 func mustKeep(t *testing.T, v *Vault, actor forge.Actor, token forge.OAuthToken, want bool) {
 	t.Helper()
-	got, err := v.keep(t.Context(), installation, actor, token)
+	got, err := v.Put(t.Context(), installation, actor, token)
 	if err != nil || got != want {
 		t.Fatalf("keep = %v, %v; want %v", got, err, want)
 	}
@@ -137,7 +137,7 @@ func TestNothingWithoutAnOwnerIsKept(t *testing.T) {
 	client := queuetest.Start(t).Client()
 	v := New(client, keyring(t, oldKey), Options{})
 	mustKeep(t, v, forge.Actor{Kind: forge.ActorUser}, token("of nobody", time.Hour), false)
-	if _, err := v.keep(t.Context(), "", system, token("of no installation", time.Hour)); fault.KindOf(err) != fault.Internal {
+	if _, err := v.Put(t.Context(), "", system, token("of no installation", time.Hour)); fault.KindOf(err) != fault.Internal {
 		t.Errorf("no installation: %v, want an Internal fault", err)
 	}
 	if _, err := v.Keep(t.Context(), forge.Invocation{}); err != nil {
@@ -188,7 +188,7 @@ func TestForgetRemovesEverythingOfTheInstallation(t *testing.T) {
 		if err := v.MarkInstalled(ctx, installation); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := v.keep(ctx, "another", system, token("stays", time.Hour)); err != nil {
+		if _, err := v.Put(ctx, "another", system, token("stays", time.Hour)); err != nil {
 			t.Fatal(err)
 		}
 		if err := v.Forget(ctx, installation); err != nil {
@@ -295,7 +295,7 @@ func TestConcurrentDeliveriesLeaveTheNewest(t *testing.T) {
 	for i := range deliveries {
 		group.Go(func() {
 			minutes := (i*37)%deliveries + 1
-			if _, err := vaults[i%2].keep(t.Context(), installation, system, token(fmt.Sprint(minutes), time.Duration(minutes)*time.Minute)); err != nil {
+			if _, err := vaults[i%2].Put(t.Context(), installation, system, token(fmt.Sprint(minutes), time.Duration(minutes)*time.Minute)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -312,7 +312,7 @@ func TestRedisAwayIsUnavailable(t *testing.T) {
 	server.Kill()
 	calls := map[string]func() error{
 		"keep": func() error {
-			_, err := v.keep(t.Context(), installation, ada, token("x", time.Hour))
+			_, err := v.Put(t.Context(), installation, ada, token("x", time.Hour))
 			return err
 		},
 		"Take":              func() error { _, err := v.Take(t.Context(), installation, system); return err },

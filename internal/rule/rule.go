@@ -1,0 +1,165 @@
+// Package rule says which event makes which job. An operator writes rules in a YAML file; this package reads it whole, reports
+// everything that is wrong by line, and turns an event into the requests that it asks for. It reads no file and calls nobody.
+//
+// A rule names event types by glob, gives a condition, and holds a job in the words of POST /v1/jobs. The condition, and whatever
+// stands between {{ and }} in a string of the job, are expressions of expr-lang over two variables: event, the event as Forge
+// delivered it, and invocation, what the FIT says of the call.
+package rule
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"path"
+
+	"github.com/expr-lang/expr"
+	"github.com/expr-lang/expr/vm"
+
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+// Set is the rules of one file. It is never changed and may be used concurrently. The zero value wants no event.
+type Set struct {
+	rules  []*rule
+	limits job.Limits
+}
+
+// rule is one rule, ready to be asked.
+type rule struct {
+	name      string
+	on        []string // globs
+	when      *vm.Program
+	class     job.Class
+	user      *template // nil: the system
+	coalesce  *template // nil: the default; never where none is set
+	none      bool
+	ownPlace  bool // the job's repository is the rule's, not the event's
+	blueprint job.Request
+	templates map[string]*template // of the blueprint's strings, by their text
+}
+
+// Decision is one job that an event asks for.
+type Decision struct {
+	Rule     string
+	Request  job.Request
+	Class    job.Class
+	User     string // account id of the user to act as; empty for the system
+	Coalesce string // names what the job does, among those of its installation; empty where nothing replaces it
+}
+
+// Invocation is what expressions know of the call.
+type Invocation struct {
+	Installation string `expr:"installation"`
+	Workspace    string `expr:"workspace"` // UUID without braces
+	AppVersion   string `expr:"app_version"`
+	Environment  string `expr:"environment"`
+	Module       string `expr:"module"` // key
+}
+
+// Len is how many rules there are.
+func (s *Set) Len() int {
+	if s == nil {
+		return 0
+	}
+	return len(s.rules)
+}
+
+// Decide is what the rules make of an event, in the order of the file. A rule whose expressions cannot be worked out for this
+// event, or give a job that is none, is named by an Invalid fault among errs and makes no job; it does not keep others from theirs.
+func (s *Set) Decide(event forge.Event, invocation Invocation) (decisions []Decision, errs []error) {
+	if s == nil {
+		return nil, nil
+	}
+	var variables map[string]any
+	for _, r := range s.rules {
+		if !r.takes(event.Type) {
+			continue
+		}
+		if variables == nil {
+			variables = environment(event, invocation)
+		}
+		decision, wanted, err := r.decide(event, variables, s.limits)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("rule %s: %w", r.name, err))
+		case wanted:
+			decisions = append(decisions, decision)
+		}
+	}
+	return decisions, errs
+}
+
+func (r *rule) takes(kind string) bool {
+	for _, glob := range r.on {
+		if match, _ := path.Match(glob, kind); match { // the globs were checked
+			return true
+		}
+	}
+	return false
+}
+
+func (r *rule) decide(event forge.Event, variables map[string]any, limits job.Limits) (_ Decision, wanted bool, err error) {
+	if r.when != nil {
+		yes, err := expr.Run(r.when, variables)
+		if err != nil {
+			return Decision{}, false, runFault("when", err)
+		}
+		if yes != true {
+			return Decision{}, false, nil
+		}
+	}
+	request := r.blueprint
+	if err := r.render(&request, variables); err != nil {
+		return Decision{}, false, err
+	}
+	if !r.ownPlace {
+		request.Repository = bitbucket.Repository{WorkspaceUUID: event.Workspace, RepositoryUUID: event.Repository}
+	}
+	if err := request.Validate(limits); err != nil {
+		return Decision{}, false, err
+	}
+	decision := Decision{Rule: r.name, Request: request, Class: r.class}
+	if r.user != nil {
+		if decision.User, err = r.user.text("actor.user", variables); err != nil {
+			return Decision{}, false, err
+		}
+		if decision.User == "" || len(decision.User) > maxUser {
+			return Decision{}, false, fault.Newf(fault.Invalid, "actor.user: the expression gives %d bytes, and an account id has 1 to %d", len(decision.User), maxUser)
+		}
+	}
+	decision.Coalesce, err = r.coalesceKey(event, request, variables)
+	return decision, true, err
+}
+
+const maxUser = 128
+
+// coalesceKey is what a newer event's job replaces this one by. By default a clone replaces an older one of the same rule,
+// repository and ref; a push replaces nothing, since each has something to say.
+func (r *rule) coalesceKey(event forge.Event, request job.Request, variables map[string]any) (string, error) {
+	what := ""
+	switch {
+	case r.none:
+		return "", nil
+	case r.coalesce != nil:
+		text, err := r.coalesce.text("coalesce", variables)
+		if err != nil || text == "" {
+			return "", err
+		}
+		what = text
+	case request.Clone != nil && event.Type == forge.EventPush:
+		what, _ = variables["event"].(map[string]any)["push"].(map[string]any)["ref"].(string)
+	}
+	if what == "" || event.Timestamp.IsZero() { // nobody can tell which is newer
+		return "", nil
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q%q%q", r.name, request.Repository.String(), what))
+	return hex.EncodeToString(sum[:16]), nil
+}
+
+// runFault is what an expression that failed tells the operator.
+func runFault(field string, err error) error {
+	return fault.Wrapf(fault.Invalid, err, "%s: the expression fails for this event: %.200s; a field that may be absent is read with ?. and ??", field, firstLine(err.Error()))
+}
