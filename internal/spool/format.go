@@ -38,8 +38,8 @@ type region struct{ offset, length int64 }
 func appendRecord(to []byte, segment uint64, content []byte, now time.Time) []byte {
 	start := len(to)
 	to = append(to, magic...)
-	to = binary.BigEndian.AppendUint32(to, uint32(len(content))) //nolint:gosec // bounded by maxRecord
-	to = binary.BigEndian.AppendUint64(to, uint64(now.UnixMilli()))
+	to = binary.BigEndian.AppendUint32(to, uint32(len(content)))    //nolint:gosec // bounded by maxRecord
+	to = binary.BigEndian.AppendUint64(to, uint64(now.UnixMilli())) //nolint:gosec // after 1970
 	to = binary.BigEndian.AppendUint32(to, checksum(segment, to[start+4:start+16], content))
 	return append(to, content...)
 }

@@ -108,7 +108,6 @@ func (s *Spool) takeLock() error {
 	if err != nil {
 		return fmt.Errorf("spool: %w", err)
 	}
-	//nolint:gosec // a file descriptor fits
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return errors.Join(fmt.Errorf("spool: another process has %s; give each receiver a folder of its own: %w", s.Dir, err), lock.Close())
 	}
