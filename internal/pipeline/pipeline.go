@@ -60,7 +60,8 @@ func New(client redis.UniversalClient, options Options) *Client {
 func (c *Client) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
 	command := newCommand(ctx, sha, keys, args)
 	commands := []redis.Cmder{command}
-	if attached, ok := ctx.Value(attachedKey{}).(*attachment); ok && !attached.sent {
+	attached, found := ctx.Value(attachedKey{}).(*attachment)
+	if found = found && !attached.sent; found {
 		attached.sent = true
 		commands = []redis.Cmder{attached.command, command}
 	}
@@ -68,6 +69,10 @@ func (c *Client) EvalSha(ctx context.Context, sha string, keys []string, args ..
 		gone := redis.NewCmd(ctx) // the group still writes to the other one
 		gone.SetErr(err)
 		return gone
+	}
+	if found && redis.HasErrorPrefix(attached.command.Err(), "NOSCRIPT") {
+		// Now, so that it stays ahead of the call that it came with, which is about to be repeated for the same reason.
+		attached.command = attached.script.Eval(ctx, c.UniversalClient, attached.keys, attached.args...)
 	}
 	return command
 }
@@ -107,8 +112,8 @@ func (c *Client) Attach(ctx context.Context, script *redis.Script, keys []string
 	return context.WithValue(ctx, attachedKey{}, attached), Attached{attached}
 }
 
-// Run is the attached script's answer. Where it did not travel, because the call that was to take it along failed before or Redis did not
-// know the script, it is run now. err is that of the call it was attached to; where that one did not come back, neither did this.
+// Run is the attached script's answer. Where it did not travel, because the call that was to take it along sent nothing, it is run now.
+// err is that of the call it was attached to; where that one did not come back, neither did this.
 func (a Attached) Run(ctx context.Context, err error) (any, error) {
 	switch {
 	case !a.sent:
@@ -117,7 +122,7 @@ func (a Attached) Run(ctx context.Context, err error) (any, error) {
 		}
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
-	case !redis.HasErrorPrefix(a.command.Err(), "NOSCRIPT"):
+	default:
 		return a.command.Result()
 	}
 	return a.script.Eval(ctx, a.client.UniversalClient, a.keys, a.args...).Result()

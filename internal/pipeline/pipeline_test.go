@@ -167,7 +167,7 @@ func TestAttachedGoesAlong(t *testing.T) {
 	}
 }
 
-// TestAttachedAfterScriptsWereFlushed brings both scripts along where Redis has lost them.
+// TestAttachedAfterScriptsWereFlushed brings both scripts along where Redis has lost them, in their order.
 func TestAttachedAfterScriptsWereFlushed(t *testing.T) {
 	t.Parallel()
 	client, _ := start(t, pipeline.Options{}, nil)
@@ -175,10 +175,10 @@ func TestAttachedAfterScriptsWereFlushed(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, attached := client.Attach(t.Context(), count, []string{"n"}, 7)
-	err := echo.Run(ctx, client, []string{"m"}, "m=").Err()
+	text, err := echo.Run(ctx, client, []string{"n"}, "n=").Text()
 	first, attachedErr := attached.Run(t.Context(), err)
-	if err != nil || first != int64(7) || attachedErr != nil {
-		t.Error(err, first, attachedErr)
+	if text != "n=7" || err != nil || first != int64(7) || attachedErr != nil {
+		t.Error(text, err, first, attachedErr)
 	}
 }
 
