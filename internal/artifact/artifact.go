@@ -190,6 +190,29 @@ func (s *Store) Delete(ctx context.Context, key string) error {
 	return nil
 }
 
+// DeleteAll removes every artifact below a folder, and returns how many there were.
+func (s *Store) DeleteAll(ctx context.Context, folder string) (int, error) {
+	if err := checkKey(folder); err != nil {
+		return 0, err
+	}
+	removed := 0
+	for list := s.bucket.List(&blob.ListOptions{Prefix: folder + "/"}); ; {
+		object, err := list.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			return removed, nil
+		}
+		if err == nil {
+			err = s.bucket.Delete(ctx, object.Key)
+		}
+		switch {
+		case err == nil:
+			removed++
+		case gcerrors.Code(err) != gcerrors.NotFound: // else a sweep was first
+			return removed, classify(ctx, "delete all of", folder, err)
+		}
+	}
+}
+
 // sweepTries is how often a sweep begins again when a file went away under the listing, which fileblob takes for an error.
 const sweepTries = 100
 

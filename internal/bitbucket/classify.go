@@ -3,6 +3,7 @@ package bitbucket
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -45,6 +46,7 @@ func (call call) classifyAnswer(response *http.Response, body []byte, now time.T
 	}
 	switch status := response.StatusCode; {
 	case status == http.StatusUnauthorized:
+		cause = errors.Join(fault.ErrTokenRefused, cause)
 		return classified(fault.Denied, "bitbucket refused the oauth token (401): it was revoked, or the app lacks the scope %s; add the scope to permissions.scopes in the manifest, deploy, let the workspace approve the new version, then retry with a new invocation", call.scope)
 	case status == http.StatusForbidden:
 		return classified(fault.Denied, "bitbucket does not allow it (403): the app lacks the scope %s, or the token's holder lacks access to the repository; add the scope to permissions.scopes in the manifest, deploy and let the workspace approve the new version, or grant the access", call.scope)

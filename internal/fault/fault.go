@@ -70,6 +70,9 @@ func (k *Kind) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// ErrTokenRefused is among the causes of a fault where the other side took an OAuth token for nothing (401), whatever its exp says.
+var ErrTokenRefused = errors.New("the oauth token was refused")
+
 // MaxPublic is the bound of a public text in bytes. It ends up in Redis, in the dashboard and in answers.
 const MaxPublic = 500
 

@@ -62,6 +62,11 @@ type statusError struct {
 
 func (e *statusError) Error() string { return fmt.Sprintf("status %d: %s", e.code, e.words) }
 
+// Is tells a refused token.
+func (e *statusError) Is(target error) bool {
+	return target == fault.ErrTokenRefused && e.code == http.StatusUnauthorized
+}
+
 // classifyNetwork is what it means that no answer came, or that it broke off.
 func classifyNetwork(ctx context.Context, op operation, err error) error {
 	var classified *fault.Error

@@ -109,6 +109,14 @@ func (c *Client) Close() error {
 	return c.scratch.close()
 }
 
+// Forget removes what is kept of an installation's repositories between jobs.
+func (c *Client) Forget(installation string) error {
+	if c.cache == nil {
+		return nil
+	}
+	return c.cache.Forget(installation)
+}
+
 func newTransport(idle time.Duration) *http.Transport {
 	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,

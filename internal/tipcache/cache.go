@@ -53,7 +53,13 @@ type Key struct {
 
 func (k Key) file() string {
 	sum := sha256.Sum256([]byte(k.Installation + "\x00" + k.Repository))
-	return hex.EncodeToString(sum[:]) + suffix
+	return filesOf(k.Installation) + hex.EncodeToString(sum[:]) + suffix
+}
+
+// filesOf is how the names of an installation's files begin.
+func filesOf(installation string) string {
+	sum := sha256.Sum256([]byte(installation))
+	return hex.EncodeToString(sum[:8]) + "-"
 }
 
 // Load opens an entry; nil where there is none that can be read. The caller closes it.
@@ -81,6 +87,24 @@ func (c *Cache) Remove(key Key) {
 	if err == nil && os.Remove(name) == nil {
 		c.grow(-info.Size())
 	}
+}
+
+// Forget removes every entry of an installation.
+func (c *Cache) Forget(installation string) error {
+	files, err := os.ReadDir(c.folder)
+	if err != nil {
+		return fmt.Errorf("tip cache: %w", err)
+	}
+	var errs []error
+	for _, file := range files {
+		if !strings.HasPrefix(file.Name(), filesOf(installation)) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(c.folder, file.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("tip cache: %w", err))
+		}
+	}
+	return errors.Join(append(errs, c.shrink())...) // which counts again what is held
 }
 
 // Store replaces an entry by one of meta, the objects of old (which may be nil) that keep wants (all, if nil), and those of add.
