@@ -90,6 +90,7 @@ func (s *sandbox) startPrograms(ctx context.Context) error {
 		"GITSMITH_APP_ID=" + s.forge.issuer.AppID,
 		"GITSMITH_JWKS_URL=" + s.addresses["forge"] + "/.well-known/jwks.json",
 		"GITSMITH_ADDR=" + free(ctx, "127.0.0.1:8080"), "GITSMITH_OPS_ADDR=" + free(ctx, "127.0.0.1:9090"),
+		"GITSMITH_SPOOL_DIR=" + filepath.Join(s.folder, "spool"),
 		"GITSMITH_DASHBOARD_USER=" + dashboardUser, "GITSMITH_DASHBOARD_PASSWORD=" + dashboardPassword,
 	}, common...)
 	worker := append([]string{

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/config"
@@ -43,6 +44,7 @@ func RunAPI(ctx context.Context, environ []string, log io.Writer, listening func
 	if err != nil {
 		return err
 	}
+	b.queue.Group = settings.RedisGroup
 	defer func() { err = errors.Join(err, b.close()) }()
 
 	verifier, err := forge.NewVerifier(forge.VerifierConfig{
@@ -52,13 +54,22 @@ func RunAPI(ctx context.Context, environ []string, log io.Writer, listening func
 	if err != nil {
 		return err
 	}
-	private, err := b.opsListener(ctx, settings.OpsAddr,
-		map[string]func(context.Context) error{"forge_keys": func(context.Context) error { return verifier.Ready() }},
-		ops.Dashboard{User: settings.DashboardUser, Password: settings.DashboardPassword, Write: settings.DashboardWrite})
+	jobs := queue.NewClient(b.queue)
+	inlet, err := b.newDoor(ctx, settings, jobs)
 	if err != nil {
 		return err
 	}
-	public, err := b.publicListener(ctx, settings, verifier)
+	rules, err := loadRules(settings.Rules, jobLimits(settings.Common), b.logger, b.metrics)
+	if err != nil {
+		return err
+	}
+	private, err := b.opsListener(ctx, settings.OpsAddr, map[string]func(context.Context) error{
+		"forge_keys": func(context.Context) error { return verifier.Ready() }, "redis": inlet.readiness(jobs.Ping),
+	}, ops.Dashboard{User: settings.DashboardUser, Password: settings.DashboardPassword, Write: settings.DashboardWrite})
+	if err != nil {
+		return err
+	}
+	public, err := b.publicListener(ctx, settings, verifier, jobs, inlet, rules)
 	if err != nil {
 		return errors.Join(err, private.Close())
 	}
@@ -66,11 +77,12 @@ func RunAPI(ctx context.Context, environ []string, log io.Writer, listening func
 		listening(Addresses{Public: public.Addr().String(), Ops: private.Addr().String()})
 	}
 	b.logger.InfoContext(ctx, "the receiver listens", slog.String(telemetry.KeyAddress, public.Addr().String()), slog.String("ops_address", private.Addr().String()))
-	return serve(ctx, public.serve, private.serve, func(ctx context.Context) error { return keepWarm(ctx, verifier) })
+	return serve(ctx, public.serve, private.serve, inlet.Run, rules.watch, func(ctx context.Context) error { return keepWarm(ctx, verifier) })
 }
 
-func (b *base) publicListener(ctx context.Context, settings config.API, verifier *forge.Verifier) (*listener, error) {
-	jobs := queue.NewClient(b.queue)
+func (b *base) publicListener(
+	ctx context.Context, settings config.API, verifier *forge.Verifier, jobs *queue.Client, inlet *door, rules *rules,
+) (*listener, error) {
 	b.metrics.WatchQueues(func(ctx context.Context) ([]telemetry.QueueDepth, error) {
 		depths, err := jobs.Depths(ctx)
 		converted := make([]telemetry.QueueDepth, len(depths))
@@ -79,16 +91,26 @@ func (b *base) publicListener(ctx context.Context, settings config.API, verifier
 		}
 		return converted, err
 	})
-	limits := job.DefaultLimits()
-	limits.Edit = editLimits(settings.Common)
+	callers := func(route string, modules []string) receiver.Callers {
+		return receiver.Callers{Modules: modules, Users: slices.Contains(settings.AllowPrincipal, route)}
+	}
 	handler, err := receiver.New(receiver.Config{
-		Verifier: verifier, Tokens: b.vault, Jobs: jobs, Artifacts: b.artifacts, Metrics: b.metrics, Logger: b.logger,
-		Limits: limits, MaxBody: settings.MaxBody, ScheduleModules: settings.ScheduleModules, LifecycleModules: settings.LifecycleModules,
+		Verifier: verifier, Intake: inlet, Tokens: b.vault, Installations: b.installations, Jobs: jobs, Artifacts: b.artifacts,
+		Metrics: b.metrics, Logger: b.logger, Limits: jobLimits(settings.Common), MaxBody: settings.MaxBody,
+		Rules: rules.current.Load, EventAge: settings.EventAge,
+		Events: callers("events", settings.EventModules), Schedule: callers("schedule", settings.ScheduleModules),
+		Lifecycle: callers("lifecycle", settings.LifecycleModules), Uninstall: callers("uninstall", settings.UninstallModules),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("receiver: %w", err)
 	}
 	return bind(ctx, settings.Addr, receiver.NewServer(handler))
+}
+
+func jobLimits(settings config.Common) job.Limits {
+	limits := job.DefaultLimits()
+	limits.Edit = editLimits(settings)
+	return limits
 }
 
 func editLimits(settings config.Common) edit.Limits {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/artifact"
 	"github.com/gitsmith/gitsmith/internal/config"
+	"github.com/gitsmith/gitsmith/internal/installation"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/ops"
 	"github.com/gitsmith/gitsmith/internal/queue"
@@ -32,14 +33,15 @@ type Addresses struct {
 
 // base is what both programs have.
 type base struct {
-	logger    *slog.Logger
-	metrics   *telemetry.Metrics
-	tracing   *telemetry.Tracing
-	redis     redis.UniversalClient
-	queue     queue.Options
-	vault     *vault.Vault
-	artifacts *artifact.Store
-	closers   []func() error // in the order of opening
+	logger        *slog.Logger
+	metrics       *telemetry.Metrics
+	tracing       *telemetry.Tracing
+	redis         redis.UniversalClient
+	queue         queue.Options
+	vault         *vault.Vault
+	artifacts     *artifact.Store
+	installations *installation.Store
+	closers       []func() error // in the order of opening
 }
 
 // open makes what both programs need. What it opened before an error it closes.
@@ -73,7 +75,10 @@ func open(ctx context.Context, service string, settings config.Common, log io.Wr
 	}
 	b.closers = append(b.closers, b.artifacts.Close)
 	b.vault = vault.New(b.redis, settings.Keyring, vault.Options{Logger: b.logger})
-	b.queue = queue.Options{Redis: b.redis, Keyring: settings.Keyring, Retention: settings.Retention, Logger: b.logger}
+	b.installations = installation.New(b.redis, installation.Options{EraseAfter: settings.EraseAfter, Interval: settings.ScheduleInterval, Logger: b.logger})
+	b.queue = queue.Options{
+		Redis: b.redis, Keyring: settings.Keyring, Retention: settings.Retention, Cap: settings.InstallationJobs, Logger: b.logger,
+	}
 	return b, nil
 }
 
@@ -88,7 +93,6 @@ func (b *base) close() error {
 
 // opsListener binds the private listener.
 func (b *base) opsListener(ctx context.Context, address string, checks map[string]func(context.Context) error, dashboard ops.Dashboard) (*listener, error) {
-	checks["redis"] = func(ctx context.Context) error { return queue.NewClient(b.queue).Ping(ctx) }
 	handler, err := ops.New(ops.Config{
 		Checks: checks, Metrics: b.metrics.Handler(), Redis: b.redis, Dashboard: dashboard, Describe: describe, Logger: b.logger,
 	})

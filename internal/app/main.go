@@ -35,6 +35,12 @@ func Main(program Program, args, environ []string, stdout, stderr io.Writer) int
 	context.AfterFunc(ctx, stop) // the second signal is the runtime's: it ends the process
 
 	err := errUsage
+	if len(args) > 0 && args[0] == "rules" {
+		err = rulesCommand(program.Name, args[1:], environ, stdout, stderr)
+		if errors.Is(err, errRulesUsage) {
+			return 2
+		}
+	}
 	switch strings.Join(args, " ") {
 	case "":
 		err = program.Run(ctx, environ, stderr)
@@ -51,7 +57,7 @@ func Main(program Program, args, environ []string, stdout, stderr io.Writer) int
 	case err == nil:
 		return 0
 	case errors.Is(err, errUsage):
-		fmt.Fprintf(stderr, "usage: %s [--help | --version | --check-ready]\n", program.Name)
+		fmt.Fprintf(stderr, "usage: %s [--help | --version | --check-ready | rules …]\n", program.Name)
 		return 2
 	}
 	fmt.Fprintf(stderr, "%s: %v\n", program.Name, err)

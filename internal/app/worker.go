@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/budget"
 	"github.com/gitsmith/gitsmith/internal/config"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
@@ -64,7 +65,7 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 	if err != nil {
 		return fmt.Errorf("GITSMITH_API_URL: %w", err)
 	}
-	private, err := b.opsListener(ctx, settings.OpsAddr, map[string]func(context.Context) error{}, ops.Dashboard{})
+	private, err := b.opsListener(ctx, settings.OpsAddr, map[string]func(context.Context) error{"redis": queue.NewClient(b.queue).Ping}, ops.Dashboard{})
 	if err != nil {
 		return err
 	}
@@ -76,7 +77,7 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 		listening(Addresses{Ops: private.Addr().String()})
 	}
 	b.logger.InfoContext(ctx, "the worker takes jobs", slog.Int(telemetry.KeyCount, settings.Concurrency), slog.String("ops_address", private.Addr().String()))
-	return serve(ctx, private.serve, b.sweepArtifacts(settings.ArtifactTTL), func(ctx context.Context) error {
+	return serve(ctx, private.serve, b.sweepArtifacts(settings.ArtifactTTL), b.newHousekeeping(git).run, func(ctx context.Context) error {
 		<-ctx.Done()
 		server.Stop()
 		return nil
@@ -85,12 +86,18 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 
 func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbucket.Client) *worker.Worker {
 	return worker.New(worker.Config{
-		Tokens: b.vault, Installs: b.vault, Locker: lockerAdapter{b.locker(settings.Retention)}, Git: gitAdapter{git},
+		Tokens: b.vault, Installs: b.vault, Installations: b.installations, Names: b.installations,
+		Impersonator: forge.NewImpersonator(forge.ImpersonatorConfig{URL: settings.GraphQLURL, ContextID: settings.ContextID}),
+		Budget:       budget.New(b.redis, budget.Options{GitPerHour: settings.GitBudget, ExchangesPerMinute: exchangesPerMinute}),
+		Locker:       lockerAdapter{b.locker(settings.Retention)}, Git: gitAdapter{git},
 		Artifacts: artifactAdapter{b.artifacts}, REST: rest, Recorder: recorder{b.metrics}, Logger: b.logger,
 		Limits: editLimits(settings.Common), TokenMargin: settings.TokenMargin, ArtifactTTL: settings.ArtifactTTL, MaxRepository: settings.MaxRepository,
 		Author: job.Author{Name: settings.AuthorName, Email: settings.AuthorEmail},
 	})
 }
+
+// exchangesPerMinute is Atlassian's bound on exchanges of tokens by one app, 1,000, with room for what others count otherwise.
+const exchangesPerMinute = 950
 
 // recorder says the worker's words to the metrics.
 type recorder struct{ metrics *telemetry.Metrics }

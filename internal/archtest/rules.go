@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"internal/telemetry"},
 	{"internal/config", "internal/edit", "internal/forge", "internal/bitbucket"},
 	{"internal/job"},
-	{"internal/installation", "internal/rule"},
+	{"internal/installation", "internal/rule", "internal/budget"},
 	{"internal/intake"},
 	{
 		"internal/vault", "internal/spool", "internal/repolock", "internal/artifact", "internal/gitrepo", "internal/queue", "internal/receiver", "internal/worker", "internal/ops",
@@ -52,6 +52,7 @@ var libraries = map[string][]string{
 	"github.com/cenkalti/backoff":     {"internal/bitbucket"},
 	"github.com/expr-lang/expr":       {"internal/rule"},
 	"github.com/go-git/":              {"internal/gitrepo"},
+	"github.com/go-redis/redis_rate":  {"internal/budget"},
 	"github.com/go-redsync/redsync":   {"internal/repolock"},
 	"github.com/hibiken/asynqmon":     {"internal/ops"},
 	"github.com/hibiken/asynq":        {"internal/queue"},
@@ -60,7 +61,7 @@ var libraries = map[string][]string{
 	"github.com/labstack/echo":        {"internal/receiver"},
 	"github.com/prometheus/":          {"internal/telemetry"},
 	"github.com/redis/go-redis": {
-		"internal/pipeline", "internal/vault", "internal/repolock", "internal/queue", "internal/installation", "internal/ops", "internal/app",
+		"internal/pipeline", "internal/vault", "internal/repolock", "internal/queue", "internal/installation", "internal/budget", "internal/ops", "internal/app",
 		"internal/queue/queuetest",
 	},
 	"go.opentelemetry.io/": {"internal/telemetry"},
@@ -78,7 +79,7 @@ var standard = map[string][]string{
 	"os/exec": {"cmd/sandbox", "internal/bench", "internal/systemtest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest"},
 	// Where nothing secret is made.
 	"math/rand":    nil,
-	"math/rand/v2": {"internal/repolock", "internal/queue", "internal/gitrepo", "internal/bitbucket", "internal/bench", "internal/queue/queuetest"},
+	"math/rand/v2": {"internal/repolock", "internal/queue", "internal/gitrepo", "internal/bitbucket", "internal/app", "internal/bench", "internal/queue/queuetest"},
 	"testing":      {"internal/forge/forgetest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest", "internal/bench"},
 }
 

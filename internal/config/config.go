@@ -20,22 +20,33 @@ type Common struct {
 	Retention   time.Duration // of a job's record after its end
 	TokenWait   time.Duration // a waiting job's at most
 	MaxChanges  int           // of one push
-	LogLevel    string        // debug, info, warn, error
-	LogFormat   string        // json, text, auto
-	OTLP        string        // endpoint of traces; empty for none
+	// InstallationJobs is how many jobs of one installation and class may be in the queue or run; the others are parked.
+	InstallationJobs int
+	EraseAfter       time.Duration // from an app's removal to the end of its data
+	ScheduleInterval time.Duration // between scheduled triggers
+	LogLevel         string        // debug, info, warn, error
+	LogFormat        string        // json, text, auto
+	OTLP             string        // endpoint of traces; empty for none
 }
 
 // API is what the receiver is told.
 type API struct {
 	Common
-	Addr             string // of the public listener
-	AppIDs           []string
-	JWKSURL          string
-	JWKSURLTemplate  string // with {IC_LABEL}; empty refuses Isolated Cloud
-	MaxBody          int64  // bytes
-	ScheduleModules  []string
-	LifecycleModules []string
-	UnreadableLife   time.Duration // of an OAuth token whose exp cannot be read
+	Addr            string // of the public listener
+	AppIDs          []string
+	JWKSURL         string
+	JWKSURLTemplate string        // with {IC_LABEL}; empty refuses Isolated Cloud
+	MaxBody         int64         // bytes
+	UnreadableLife  time.Duration // of an OAuth token whose exp cannot be read
+	Rules           string        // a file; empty for none
+	EventAge        time.Duration // an older event is not acted on
+	SpoolDir        string        // empty for none
+	SpoolSize       int64         // bytes
+	RedisGroup      int           // calls to Redis that share a round trip
+
+	// Module types, or type/key, that may call the routes of Forge's own.
+	EventModules, ScheduleModules, LifecycleModules, UninstallModules []string
+	AllowPrincipal                                                    []string // of those routes, which take a FIT of a user too
 
 	DashboardUser     string
 	DashboardPassword secret.Text // without one there is no dashboard
@@ -57,6 +68,9 @@ type Worker struct {
 	Grace           time.Duration // for what runs when the worker stops
 	AuthorName      string
 	AuthorEmail     string
+	GraphQLURL      string // of Atlassian's gateway, for tokens of users who are not there
+	ContextID       string // that the gateway is asked with, {workspace} standing for the workspace's UUID
+	GitBudget       int    // git requests of one installation in an hour; 0 for no bound
 }
 
 // LoadAPI reads the receiver's settings. The error lists everything that is wrong.

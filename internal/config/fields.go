@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"time"
 
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
@@ -40,6 +41,12 @@ func (c *Common) fields(opsAddr string) []field {
 		{name: "GITSMITH_RETENTION", fallback: "168h", set: into(&c.Retention, duration), meaning: "how long a job can be looked up after its end"},
 		{name: "GITSMITH_TOKEN_WAIT", fallback: "2h", set: into(&c.TokenWait, duration), meaning: "how long a job with `\"on_expiry\": \"wait\"` waits for a token"},
 		{name: "GITSMITH_MAX_CHANGES", fallback: "1000", set: into(&c.MaxChanges, positive), meaning: "changes in one push"},
+		{
+			name: "GITSMITH_INSTALLATION_JOBS", fallback: "32", set: into(&c.InstallationJobs, positive),
+			meaning: "jobs of one installation and class in the queue at once; the others wait their turn behind it. The same for the receiver and its workers",
+		},
+		{name: "GITSMITH_ERASE_AFTER", fallback: "720h", set: into(&c.EraseAfter, duration), meaning: "from an app's removal until its data is erased"},
+		{name: "GITSMITH_SCHEDULE_INTERVAL", fallback: "1h", set: into(&c.ScheduleInterval, duration), meaning: "between the app's scheduled triggers, as in the manifest"},
 		{name: "GITSMITH_LOG_LEVEL", fallback: "info", set: into(&c.LogLevel, oneOf("debug", "info", "warn", "error")), meaning: "`debug`, `info`, `warn`, `error`"},
 		{name: "GITSMITH_LOG_FORMAT", fallback: "auto", set: into(&c.LogFormat, oneOf("auto", "json", "text")), meaning: "`json`, `text`; `auto` is text on a terminal, else json"},
 		{name: "OTEL_EXPORTER_OTLP_ENDPOINT", set: into(&c.OTLP, anyURL), meaning: "where traces go, such as `http://collector:4318`"},
@@ -56,14 +63,33 @@ func (a *API) fields() []field {
 		},
 		{name: "GITSMITH_JWKS_URL_TEMPLATE", set: into(&a.JWKSURLTemplate, template), meaning: "the same for Isolated Cloud, with `{IC_LABEL}`; without it, its FITs are refused"},
 		{name: "GITSMITH_MAX_BODY", fallback: "5MB", set: into(&a.MaxBody, size), meaning: "request body"},
+		{name: "GITSMITH_RULES", set: into(&a.Rules, text), meaning: "YAML file that says which event makes which job; see `docs/rules.md`. Read again when it changes and on SIGHUP"},
+		{name: "GITSMITH_EVENT_AGE", fallback: "24h", set: into(&a.EventAge, upTo(24*time.Hour)), meaning: "an older event is recorded and not acted on; at most `24h`, which is how long an event is done once"},
+		{
+			name: "GITSMITH_EVENT_MODULES", fallback: "core:trigger,trigger", set: into(&a.EventModules, list),
+			meaning: "module types, or `type/key`, that may call `/forge/events`",
+		},
 		{
 			name: "GITSMITH_SCHEDULE_MODULES", fallback: "core:scheduledTrigger,scheduledTrigger", set: into(&a.ScheduleModules, list),
-			meaning: "module types, or `type/key`, that may call `/forge/schedule`",
+			meaning: "the same for `/forge/schedule`",
 		},
 		{
 			name: "GITSMITH_LIFECYCLE_MODULES", fallback: "core:trigger,trigger", set: into(&a.LifecycleModules, list),
-			meaning: "module types, or `type/key`, that may call `/forge/lifecycle`",
+			meaning: "the same for `/forge/lifecycle`",
 		},
+		{
+			name: "GITSMITH_UNINSTALL_MODULES", fallback: "core:preUninstall,preUninstall", set: into(&a.UninstallModules, list),
+			meaning: "the same for `/forge/uninstall`",
+		},
+		{
+			name: "GITSMITH_ALLOW_PRINCIPAL", set: into(&a.AllowPrincipal, routes), meaning: "of `events`, `schedule`, `lifecycle`, `uninstall`: those that take a FIT with a user in session too",
+		},
+		{
+			name: "GITSMITH_SPOOL_DIR", fallback: spoolFolder(), shown: "`gitsmith/spool` in the user data folder", set: into(&a.SpoolDir, orOff),
+			meaning: "where deliveries wait, sealed, while Redis is away; one for each receiver; `off` refuses them instead, so that Forge delivers again",
+		},
+		{name: "GITSMITH_SPOOL_SIZE", fallback: "1GiB", set: into(&a.SpoolSize, size), meaning: "bytes of it; beyond, deliveries are refused"},
+		{name: "GITSMITH_REDIS_GROUP", fallback: "256", set: into(&a.RedisGroup, positive), meaning: "jobs queued at the same time that share a round trip to Redis; `1` for none"},
 		{name: "GITSMITH_UNREADABLE_TOKEN_LIFE", fallback: "15m", set: into(&a.UnreadableLife, duration), meaning: "life given to an OAuth token whose `exp` cannot be read"},
 		{name: "GITSMITH_DASHBOARD_USER", fallback: "operator", set: into(&a.DashboardUser, text), meaning: "login of the dashboard"},
 		{name: "GITSMITH_DASHBOARD_PASSWORD", secret: true, set: into(&a.DashboardPassword, secretText), meaning: "without one there is no dashboard"},
@@ -85,6 +111,15 @@ func (w *Worker) fields() []field {
 		{name: "GITSMITH_TOKEN_MARGIN", fallback: "60s", set: into(&w.TokenMargin, duration), meaning: "a token with less life left is as good as gone"},
 		{name: "GITSMITH_JOB_TIMEOUT", fallback: "10m", set: into(&w.JobTimeout, duration), meaning: "one attempt"},
 		{name: "GITSMITH_GRACE", fallback: "20s", set: into(&w.Grace, duration), meaning: "what runs may take to finish when the worker stops"},
+		{name: "GITSMITH_GIT_BUDGET", fallback: "60000", set: into(&w.GitBudget, count), meaning: "git requests of one installation in an hour, beyond which its jobs wait; `0` for no bound"},
+		{
+			name: "GITSMITH_GRAPHQL_URL", fallback: "https://api.atlassian.com/graphql", set: into(&w.GraphQLURL, secureURL),
+			meaning: "where tokens of users come from who are not there, for rules with `actor: {user: …}`",
+		},
+		{
+			name: "GITSMITH_GRAPHQL_CONTEXT", fallback: "ari:cloud:bitbucket::workspace/{workspace}", set: into(&w.ContextID, text),
+			meaning: "the `contextIds` that it is asked with; `{workspace}` stands for the workspace's UUID",
+		},
 		{name: "GITSMITH_AUTHOR_NAME", fallback: "Gitsmith", set: into(&w.AuthorName, text), meaning: "author of commits whose job names none"},
 		{name: "GITSMITH_AUTHOR_EMAIL", fallback: "gitsmith@localhost", set: into(&w.AuthorEmail, text), meaning: "the same"},
 	}, w.Common.fields("127.0.0.1:9091")...)
@@ -99,8 +134,16 @@ func cacheFolder() string {
 	return filepath.Join(base, "gitsmith", "tips")
 }
 
-// artifactFolder is where archives go where nobody says so: $XDG_DATA_HOME, or what that stands for.
+// spoolFolder is where deliveries wait where nobody says so.
+func spoolFolder() string { return filepath.Join(dataFolder(), "spool") }
+
+// artifactFolder is where archives go where nobody says so.
 func artifactFolder() string {
+	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(filepath.Join(dataFolder(), "artifacts"))}).String()
+}
+
+// dataFolder is ours in $XDG_DATA_HOME, or what that stands for.
+func dataFolder() string {
 	base := os.Getenv("XDG_DATA_HOME")
 	if base == "" {
 		home, err := os.UserHomeDir()
@@ -109,5 +152,5 @@ func artifactFolder() string {
 		}
 		base = filepath.Join(home, ".local", "share")
 	}
-	return (&url.URL{Scheme: "file", Path: filepath.ToSlash(filepath.Join(base, "gitsmith", "artifacts"))}).String()
+	return filepath.Join(base, "gitsmith")
 }

@@ -65,6 +65,44 @@ func duration(value string) (time.Duration, error) {
 	return parsed, nil
 }
 
+// upTo is a duration that has a bound.
+func upTo(most time.Duration) func(string) (time.Duration, error) {
+	return func(value string) (time.Duration, error) {
+		parsed, err := duration(value)
+		if err == nil && parsed > most {
+			err = fmt.Errorf("is longer than %v, which is the most", most)
+		}
+		return parsed, err
+	}
+}
+
+// orOff is a path, empty for the word off.
+func orOff(value string) (string, error) {
+	if value == "off" {
+		return "", nil
+	}
+	return value, nil
+}
+
+// routes are of Forge's own.
+func routes(value string) ([]string, error) {
+	parts, err := list(value)
+	for _, part := range parts {
+		if known := []string{"events", "schedule", "lifecycle", "uninstall"}; !slices.Contains(known, part) {
+			return nil, fmt.Errorf("holds %.40q, which is none of %s", part, strings.Join(known, ", "))
+		}
+	}
+	return parts, err
+}
+
+func count(value string) (int, error) {
+	parsed, err := strconv.Atoi(value)
+	if err != nil || parsed < 0 {
+		return 0, errors.New("is no whole number from zero up")
+	}
+	return parsed, nil
+}
+
 func positive(value string) (int, error) {
 	parsed, err := strconv.Atoi(value)
 	if err != nil || parsed < 1 {

@@ -10,11 +10,13 @@
 //	gitsmith:{<installation>}:near_limit     there while Bitbucket's rate limit is near
 //	gitsmith:scheduled                       sorted set: installations by their last scheduled trigger
 //	gitsmith:erasures                        sorted set: removed installations by when their data is erased
+//	gitsmith:removed                         sorted set: those removed within the last minutes, by when
 //	gitsmith:erased                          sorted set: those that were erased, by when
 package installation
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strconv"
 	"sync"
@@ -183,6 +185,7 @@ func (s *Store) remember(ctx context.Context, call Call, mine seen, back bool) e
 	}
 	if back {
 		pipeline.ZRem(ctx, erasuresKey, id)
+		pipeline.ZRem(ctx, removedKey, id)
 	}
 	if pipeline.Len() > 0 {
 		if _, err := pipeline.Exec(ctx); err != nil {
@@ -231,6 +234,15 @@ func (s *Store) Get(ctx context.Context, id string) (Record, error) {
 	}, nil
 }
 
+// Workspace is the UUID of the installation's workspace without braces; a NotFound fault where nobody knows it yet.
+func (s *Store) Workspace(ctx context.Context, id string) (string, error) {
+	workspace, err := s.redis.HGet(ctx, recordKey(id), "workspace").Result()
+	if errors.Is(err, redis.Nil) {
+		return "", fault.Newf(fault.NotFound, "the workspace of this installation is not known yet; its next call tells")
+	}
+	return workspace, unavailable(err, "look up the installation's workspace")
+}
+
 // Refused notes that Bitbucket refused a token of the installation that had not expired.
 func (s *Store) Refused(ctx context.Context, id string) error {
 	return unavailable(s.redis.HSet(ctx, recordKey(id), "refused", milliseconds(s.Now())).Err(), "note a refusal")
@@ -271,5 +283,6 @@ func nameKey(id, uuid string) string     { return prefix(id) + "name:" + uuid }
 const (
 	scheduledKey = "gitsmith:scheduled"
 	erasuresKey  = "gitsmith:erasures"
+	removedKey   = "gitsmith:removed"
 	erasedKey    = "gitsmith:erased"
 )

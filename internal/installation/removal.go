@@ -36,6 +36,8 @@ func (s *Store) Remove(ctx context.Context, id string) (eraseAt time.Time, err e
 	pipeline := s.redis.Pipeline()
 	pipeline.ZAdd(ctx, erasuresKey, redis.Z{Score: float64(number), Member: id})
 	pipeline.ZRem(ctx, scheduledKey, id)
+	pipeline.ZAdd(ctx, removedKey, redis.Z{Score: float64(now.UnixMilli()), Member: id})
+	pipeline.ZRemRangeByScore(ctx, removedKey, "-inf", milliseconds(now.Add(-2*late)))
 	if _, err := pipeline.Exec(ctx); err != nil {
 		return time.Time{}, unavailable(err, "note the removal")
 	}
@@ -66,9 +68,9 @@ func (s *Store) Silent(ctx context.Context) ([]string, error) {
 	return silent, nil
 }
 
-// Removed are the installations whose data is not erased yet.
-func (s *Store) Removed(ctx context.Context) ([]string, error) {
-	ids, err := s.redis.ZRange(ctx, erasuresKey, 0, -1).Result()
+// Leaving are the installations whose removal was noted within the last minutes: a job may still be on its way into the queue.
+func (s *Store) Leaving(ctx context.Context) ([]string, error) {
+	ids, err := s.redis.ZRangeByScore(ctx, removedKey, &redis.ZRangeBy{Min: milliseconds(s.Now().Add(-2 * late)), Max: "+inf"}).Result()
 	return ids, unavailable(err, "look for removed installations")
 }
 

@@ -36,6 +36,7 @@ type Installations interface {
 	Touch(ctx context.Context, call installation.Call) (bool, error)
 	Remove(ctx context.Context, id string) (time.Time, error)
 	DropName(ctx context.Context, id, repositoryUUID string) error
+	IsOurs(ctx context.Context, id, commit string) (bool, error)
 }
 
 // Spool is a durable place beside Redis.
@@ -90,6 +91,8 @@ type Delivery struct {
 	Jobs       []job.Job
 	// What the call was beside that.
 	Installed, Scheduled, Removed, TooOld bool
+	// Commit is what the call tells of, where a job of ours may have pushed it: if one did, Jobs are not made; empty for none.
+	Commit string
 	// Changed is the UUID of a repository whose name may be another by now; empty for none.
 	Changed string
 }
@@ -98,6 +101,7 @@ type Delivery struct {
 type Taken struct {
 	Jobs    []Job     // one for each of the delivery's, in order
 	Spooled bool      // it waits on the receiver's disk for Redis
+	Ours    bool      // a job of ours pushed the delivery's commit: no job was made
 	Late    bool      // the app was removed minutes ago: nothing is done
 	EraseAt time.Time // of a removal: when the rest of the data goes
 }
@@ -157,22 +161,9 @@ func (i *Intake) apply(ctx context.Context, e entry, jobs []job.Job) (taken Take
 		}
 		return taken, i.Tokens.Forget(ctx, e.Call.ID)
 	}
-	here, err := i.Installations.Touch(ctx, e.Call)
-	if err != nil {
-		return Taken{}, err
-	}
-	if !here {
-		return Taken{Late: true}, nil
-	}
-	if e.Call.Installed {
-		if err := i.Tokens.MarkInstalled(ctx, e.Call.ID); err != nil {
-			return Taken{}, err
-		}
-	}
-	if e.Changed != "" {
-		if err := i.Installations.DropName(ctx, e.Call.ID, e.Changed); err != nil {
-			return Taken{}, err
-		}
+	here, err := i.note(ctx, e)
+	if err != nil || !here {
+		return Taken{Late: err == nil}, err
 	}
 	wake := e.Call.Scheduled
 	for _, token := range e.Tokens {
@@ -182,22 +173,56 @@ func (i *Intake) apply(ctx context.Context, e entry, jobs []job.Job) (taken Take
 		}
 		wake = wake || newer && token.Actor.Kind == forge.ActorSystem
 	}
+	taken, err = i.enqueue(ctx, e, jobs)
+	if err == nil && wake {
+		err = i.rouse(ctx, e)
+	}
+	return taken, err
+}
+
+// note writes down what the call says of its installation; false where the app was removed minutes ago.
+func (i *Intake) note(ctx context.Context, e entry) (bool, error) {
+	here, err := i.Installations.Touch(ctx, e.Call)
+	if err != nil || !here {
+		return here, err
+	}
+	if e.Call.Installed {
+		if err := i.Tokens.MarkInstalled(ctx, e.Call.ID); err != nil {
+			return true, err
+		}
+	}
+	if e.Changed != "" {
+		return true, i.Installations.DropName(ctx, e.Call.ID, e.Changed)
+	}
+	return true, nil
+}
+
+func (i *Intake) enqueue(ctx context.Context, e entry, jobs []job.Job) (taken Taken, err error) {
+	if e.Commit != "" && len(jobs) > 0 {
+		if taken.Ours, err = i.Installations.IsOurs(ctx, e.Call.ID, e.Commit); err != nil || taken.Ours {
+			return taken, err
+		}
+	}
 	for _, j := range jobs {
 		status, created, err := i.Jobs.Enqueue(ctx, j)
+		if fault.KindOf(err) == fault.Denied { // the app was removed a moment ago
+			return Taken{Late: true}, nil
+		}
 		if err != nil {
 			return Taken{}, err
 		}
 		taken.Jobs = append(taken.Jobs, Job{status, created})
 	}
-	if wake {
-		i.wakeWaiting(ctx, e.Call.ID)
-	}
 	return taken, nil
 }
 
-// wakeWaiting is no reason to refuse a call: waiting jobs look for themselves at the end of their wait.
-func (i *Intake) wakeWaiting(ctx context.Context, id string) {
-	if _, err := i.Jobs.Wake(ctx, id); err != nil {
-		i.Logger.WarnContext(ctx, "waiting jobs could not be woken", slog.String("installation", id), slog.String("error", secret.Scrub(fault.Private(err))))
+// rouse lets the jobs run that wait for a token. That it fails is no reason to refuse a call that came for something else: the next
+// scheduled trigger wakes them, and their wait has an end of its own.
+func (i *Intake) rouse(ctx context.Context, e entry) error {
+	_, err := i.Jobs.Wake(ctx, e.Call.ID)
+	if err != nil && !e.Call.Scheduled {
+		i.Logger.WarnContext(ctx, "waiting jobs could not be woken", slog.String("installation", e.Call.ID), slog.String("error", secret.Scrub(fault.Private(err))))
+		return nil
 	}
+	return err
 }

@@ -26,6 +26,7 @@ type entry struct {
 	Jobs    [][]byte          `json:"jobs,omitempty"` // as [job.Marshal] writes them
 	Removed bool              `json:"removed,omitempty"`
 	Changed string            `json:"changed,omitempty"`
+	Commit  string            `json:"commit,omitempty"`
 }
 
 // keptToken is an OAuth token in an entry. It exists in clear within this process alone.
@@ -45,7 +46,7 @@ func (t keptToken) LogValue() slog.Value { return slog.StringValue("[redacted]")
 func entryOf(delivery Delivery) entry {
 	call := installation.CallOf(delivery.Invocation)
 	call.Installed, call.Scheduled, call.TooOld = delivery.Installed, delivery.Scheduled, delivery.TooOld
-	e := entry{Version: entryVersion, Call: call, Removed: delivery.Removed, Changed: delivery.Changed}
+	e := entry{Version: entryVersion, Call: call, Removed: delivery.Removed, Changed: delivery.Changed, Commit: delivery.Commit}
 	for _, kind := range []forge.ActorKind{forge.ActorSystem, forge.ActorUser} {
 		if token := delivery.Invocation.Token(kind); !token.IsZero() {
 			e.Tokens = append(e.Tokens, keptToken{delivery.Invocation.Actor(kind), []byte(token.Text.Reveal()), token.ExpiresAt})

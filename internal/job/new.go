@@ -48,7 +48,7 @@ func New(invocation forge.Invocation, request Request, options Options) (Job, er
 	if options.User != "" {
 		actor = forge.Actor{Kind: forge.ActorUser, Principal: options.User}
 	}
-	if request.OnExpiry == OnExpiryWait && actor.Kind != forge.ActorSystem {
+	if request.OnExpiry == OnExpiryWait && actor.Kind != forge.ActorSystem && options.User == "" {
 		return Job{}, fault.Newf(fault.Invalid, `on_expiry: "wait" is for the system actor: no scheduled trigger brings a user's token`)
 	}
 	if options.Class == "" {

@@ -24,7 +24,7 @@ const checkTimeout = 2 * time.Second
 // Config is what the listener shows.
 type Config struct {
 	// Checks are what readiness takes, by name. Each is asked at every call of /readyz, all at once, and may be called
-	// concurrently. An error's public text is shown.
+	// concurrently. An error's public text is shown; a [Degraded] one is told and leaves the process ready.
 	Checks map[string]func(context.Context) error
 	// Metrics answers /metrics.
 	Metrics http.Handler
@@ -86,7 +86,7 @@ func writeText(w http.ResponseWriter, status int, text string) {
 	_, _ = w.Write([]byte(text + "\n"))
 }
 
-// readiness answers /readyz: 200 when every check passes, else 503, with a line for each.
+// readiness answers /readyz: 200 when every check passes or is only degraded, else 503, with a line for each.
 type readiness struct {
 	checks map[string]func(context.Context) error
 	logger *slog.Logger
@@ -101,9 +101,18 @@ type readinessAnswer struct {
 }
 
 type checkAnswer struct {
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail,omitempty"`
+	OK       bool   `json:"ok"`
+	Degraded bool   `json:"degraded,omitempty"`
+	Detail   string `json:"detail,omitempty"`
 }
+
+// Degraded is a failed check with which the process does its work all the same, for a while.
+type Degraded struct{ Err error }
+
+func (d Degraded) Error() string { return d.Err.Error() }
+
+// Unwrap is the failure.
+func (d Degraded) Unwrap() error { return d.Err }
 
 // ServeHTTP runs the checks.
 func (r *readiness) ServeHTTP(w http.ResponseWriter, request *http.Request) {
@@ -144,8 +153,10 @@ func (r *readiness) answer(ctx context.Context, w http.ResponseWriter, errs map[
 			answer.Checks[name] = checkAnswer{OK: true}
 			continue
 		}
-		answer.Ready = false
-		answer.Checks[name] = checkAnswer{Detail: secret.Scrub(detail(err))}
+		var degraded Degraded
+		works := errors.As(err, &degraded)
+		answer.Ready = answer.Ready && works
+		answer.Checks[name] = checkAnswer{Degraded: works, Detail: secret.Scrub(detail(err))}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	if !answer.Ready {

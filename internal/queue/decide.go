@@ -99,10 +99,10 @@ func givenUp(out outcome, format string, args ...any) outcome {
 // waitLook is how often a waiting job looks for a token by itself, should the wake that a token brings have been lost.
 const waitLook = 5 * time.Minute
 
-// withoutToken lets a job wait for the next system token where it asked to, and ends it as expired elsewhere.
+// withoutToken lets a job wait for the next system token where it asked to and such a one helps, and ends it as expired elsewhere.
 func withoutToken(out outcome, j job.Job, at attempt, now time.Time, limits policy) outcome {
 	left := at.opened.Add(limits.tokenWait).Sub(now)
-	if j.OnExpiry == job.OnExpiryWait && j.Actor.Kind == forge.ActorSystem && left > 0 {
+	if j.OnExpiry == job.OnExpiryWait && (j.Actor.Kind == forge.ActorSystem || j.Impersonate) && left > 0 {
 		out.state, out.after, out.counted = job.Waiting, min(left, waitLook), false
 		return out
 	}

@@ -40,6 +40,7 @@ func (c *Client) Retry(ctx context.Context, installation, id string, actor forge
 		return job.Status{}, err
 	}
 	generation := found.number("generation")
+	again.Impersonate = again.Impersonate && again.Actor == actor // a caller acts as himself
 	again.Actor, again.Generation = actor, generation+1
 	task, err := newTask(again, c.Keyring)
 	if err != nil {

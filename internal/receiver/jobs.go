@@ -6,12 +6,14 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/intake"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/telemetry"
 )
@@ -23,18 +25,22 @@ func (r *receiver) submit(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if asked.OnExpiry != job.OnExpiryWait { // such a job waits for a token, the first one too
-		if err := r.hasToken(ctx, c, asked.Actor); err != nil {
+	if asked.OnExpiry != job.OnExpiryWait && !r.Intake.Away() { // such a job waits for a token, the first one too
+		if err := r.hasToken(ctx, c, asked.Actor); err != nil && fault.KindOf(err) != fault.Unavailable {
 			// A repeat of a job that is there is answered all the same: it needs nothing more.
 			if _, missing := r.Jobs.Get(ctx, c.Installation(), asked.ID); missing != nil {
 				return err
 			}
 		}
 	}
-	status, created, err := r.Jobs.Enqueue(ctx, asked)
-	if err != nil {
+	taken, err := r.Intake.Take(ctx, intake.Delivery{Invocation: c.Invocation, Jobs: []job.Job{asked}})
+	switch {
+	case err != nil:
 		return err
+	case taken.Late || len(taken.Jobs) != 1:
+		return fault.Newf(fault.Denied, "the app was removed minutes ago; nothing is done for this installation any more")
 	}
+	status, created := taken.Jobs[0].Status, taken.Jobs[0].Created
 	c.log.job = status.ID
 	r.Metrics.Enqueued(string(asked.Operation()), string(asked.Class), created)
 	if !created {
@@ -100,12 +106,17 @@ func idempotencyKey(header http.Header) (string, error) {
 	return key, nil
 }
 
+// tokenTime is how long a look for a token may take before the caller is answered without it.
+const tokenTime = 1500 * time.Millisecond
+
 // hasToken refuses a job that nobody has a token for: it could only end as expired. A token that came along has been kept; one
 // that is about to expire is the worker's to judge.
 func (r *receiver) hasToken(ctx context.Context, c *call, actor forge.Actor) error {
 	if !c.Token(actor.Kind).IsZero() {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, tokenTime)
+	defer cancel()
 	_, err := r.Tokens.Take(ctx, c.Installation(), actor)
 	if err == nil || fault.KindOf(err) != fault.Expired {
 		return err

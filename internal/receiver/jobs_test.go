@@ -325,8 +325,8 @@ func TestFaults(t *testing.T) {
 // forgettingTokens is a vault that holds nothing, as it does with a token that is about to expire.
 type forgettingTokens struct{ *memoryTokens }
 
-func (forgettingTokens) Keep(context.Context, forge.Invocation) ([]forge.Actor, error) {
-	return nil, nil
+func (forgettingTokens) Put(context.Context, string, forge.Actor, forge.OAuthToken) (bool, error) {
+	return false, nil
 }
 
 // TestBroughtToken: a token that comes along is enough to be queued; what it is worth is the worker's to judge.

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -21,7 +20,10 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
+	"github.com/gitsmith/gitsmith/internal/installation"
+	"github.com/gitsmith/gitsmith/internal/intake"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/rule"
 	"github.com/gitsmith/gitsmith/internal/telemetry"
 )
 
@@ -42,6 +44,7 @@ type house struct {
 	http.Handler
 	config    Config
 	tokens    *memoryTokens
+	known     *memoryInstallations
 	jobs      *memoryJobs
 	artifacts *memoryArtifacts
 	counts    *counts
@@ -53,14 +56,16 @@ func newHouse(tb testing.TB) *house {
 	tb.Helper()
 	h := &house{
 		Running: forgetest.Start(tb), tokens: &memoryTokens{kept: map[string]forge.OAuthToken{}}, jobs: &memoryJobs{},
-		artifacts: &memoryArtifacts{kept: map[string]string{}}, counts: &counts{}, log: &lockedBuffer{}, document: loadDocument(tb),
+		known: &memoryInstallations{records: map[string]installation.Record{}}, artifacts: &memoryArtifacts{kept: map[string]string{}}, counts: &counts{}, log: &lockedBuffer{}, document: loadDocument(tb),
 	}
 	now := time.Now()
 	h.Now = func() time.Time { return now } // a FIT lives 25 s, and a machine can be busy for longer
 	h.config = Config{
-		Verifier: h.Verifier, Tokens: h.tokens, Jobs: h.jobs, Artifacts: h.artifacts, Metrics: h.counts,
+		Verifier: h.Verifier, Tokens: h.tokens, Installations: h.known, Jobs: h.jobs, Artifacts: h.artifacts, Metrics: h.counts,
 		Logger: loggerTo(h.log), Limits: job.DefaultLimits(), MaxBody: 5_000_000,
-		ScheduleModules: []string{"core:scheduledTrigger"}, LifecycleModules: []string{"core:trigger/lifecycle"},
+		Rules: func() *rule.Set { return nil }, EventAge: 24 * time.Hour,
+		Schedule: Callers{Modules: []string{"core:scheduledTrigger"}}, Lifecycle: Callers{Modules: []string{"core:trigger/lifecycle"}},
+		Events: Callers{Modules: []string{"core:trigger"}}, Uninstall: Callers{Modules: []string{"core:preUninstall"}},
 	}
 	h.Handler = h.build(tb, func(*Config) {})
 	return h
@@ -71,6 +76,12 @@ func (h *house) build(tb testing.TB, change func(*Config)) http.Handler {
 	tb.Helper()
 	config := h.config
 	change(&config)
+	if config.Intake == nil { // the real one, over the stand-ins
+		jobs, _ := config.Jobs.(intake.Jobs)
+		tokens, _ := config.Tokens.(intake.Tokens)
+		known, _ := config.Installations.(intake.Installations)
+		config.Intake = intake.New(intake.Config{Jobs: jobs, Tokens: tokens, Installations: known, Logger: config.Logger})
+	}
 	handler, err := New(config)
 	if err != nil {
 		tb.Fatal(err)
@@ -195,197 +206,6 @@ func (b *lockedBuffer) events(tb testing.TB) []map[string]any {
 	return events
 }
 
-// memoryTokens is a vault. fail, where it is set, is what every call returns.
-type memoryTokens struct {
-	mutex     sync.Mutex
-	kept      map[string]forge.OAuthToken
-	installed []string
-	fail      error
-}
-
-func (m *memoryTokens) Keep(_ context.Context, invocation forge.Invocation) ([]forge.Actor, error) {
-	m.mutex.Lock()
-	defer m.mutex.Unlock()
-	var newer []forge.Actor
-	for _, kind := range []forge.ActorKind{forge.ActorSystem, forge.ActorUser} {
-		token, key := invocation.Token(kind), fmt.Sprint(invocation.Installation(), invocation.Actor(kind))
-		if !token.IsZero() && !token.Text.Equal(m.kept[key].Text) {
-			m.kept[key] = token
-			newer = append(newer, invocation.Actor(kind))
-		}
-	}
-	return newer, m.fail
-}
-
-func (m *memoryTokens) Take(_ context.Context, installation string, actor forge.Actor) (forge.OAuthToken, error) {
-	m.mutex.Lock()
-	defer m.mutex.Unlock()
-	token, found := m.kept[fmt.Sprint(installation, actor)]
-	if !found {
-		return token, fault.Newf(fault.Expired, "there is no token")
-	}
-	return token, m.fail
-}
-
-func (m *memoryTokens) MarkInstalled(_ context.Context, installation string) error {
-	m.mutex.Lock()
-	defer m.mutex.Unlock()
-	m.installed = append(m.installed, installation)
-	return m.fail
-}
-
-// memoryJobs is a queue that nobody works on. meddle, where it is set, is called first and its error returned.
-type memoryJobs struct {
-	mutex  sync.Mutex
-	jobs   []job.Job // newest last
-	status map[string]job.Status
-	actors []forge.Actor // of retries
-	woken  []string
-	meddle func(ctx context.Context) error
-}
-
-func (m *memoryJobs) enter(ctx context.Context) (leave func(), err error) {
-	if m.meddle != nil {
-		if err := m.meddle(ctx); err != nil {
-			return func() {}, err
-		}
-	}
-	m.mutex.Lock()
-	return m.mutex.Unlock, nil
-}
-
-func (m *memoryJobs) Enqueue(ctx context.Context, j job.Job) (job.Status, bool, error) {
-	leave, err := m.enter(ctx)
-	defer leave()
-	if err != nil {
-		return job.Status{}, false, err
-	}
-	if i := slices.IndexFunc(m.jobs, func(there job.Job) bool { return there.ID == j.ID }); i >= 0 {
-		if m.jobs[i].Digest != j.Digest {
-			return job.Status{}, false, fault.Newf(fault.Conflict, "this Idempotency-Key was used for another request")
-		}
-		return m.status[j.ID], false, nil
-	}
-	meta := j.MetaOf()
-	status := job.Status{
-		ID: j.ID, State: job.Queued, Operation: meta.Operation, Repository: j.Repository.String(), Actor: j.Actor.Kind,
-		Branch: meta.Branch, Ref: meta.Ref, CreatedAt: j.CreatedAt,
-	}
-	m.jobs = append(m.jobs, j)
-	if m.status == nil {
-		m.status = map[string]job.Status{}
-	}
-	m.status[j.ID] = status
-	return status, true, nil
-}
-
-func (m *memoryJobs) find(installation, id string) (job.Status, error) {
-	for _, j := range m.jobs {
-		if j.ID == id && j.Installation == installation {
-			return m.status[id], nil
-		}
-	}
-	return job.Status{}, fault.Newf(fault.NotFound, "there is no job %q", id)
-}
-
-func (m *memoryJobs) Get(ctx context.Context, installation, id string) (job.Status, error) {
-	leave, err := m.enter(ctx)
-	defer leave()
-	if err != nil {
-		return job.Status{}, err
-	}
-	return m.find(installation, id)
-}
-
-func (m *memoryJobs) List(ctx context.Context, installation string, options job.ListOptions) (job.List, error) {
-	leave, err := m.enter(ctx)
-	defer leave()
-	if err != nil {
-		return job.List{}, err
-	}
-	skip, err := strconv.Atoi("0" + options.Cursor)
-	if err != nil {
-		return job.List{}, fault.Newf(fault.Invalid, "cursor: %.80q is none", options.Cursor)
-	}
-	var page job.List
-	for i, j := range slices.Backward(m.jobs) {
-		status := m.status[j.ID]
-		if at := len(m.jobs) - 1 - i; at < skip || j.Installation != installation || options.State != "" && status.State != options.State {
-			continue
-		}
-		if options.Limit > 0 && len(page.Jobs) == options.Limit {
-			page.Next = strconv.Itoa(len(m.jobs) - 1 - i)
-			break
-		}
-		page.Jobs = append(page.Jobs, status)
-	}
-	return page, nil
-}
-
-func (m *memoryJobs) Cancel(ctx context.Context, installation, id string) (job.Status, error) {
-	leave, err := m.enter(ctx)
-	defer leave()
-	if err != nil {
-		return job.Status{}, err
-	}
-	status, err := m.find(installation, id)
-	if err == nil && status.State.Ended() {
-		err = fault.Newf(fault.Conflict, "the job has ended already, as %s", status.State)
-	}
-	if err != nil {
-		return job.Status{}, err
-	}
-	status.State, status.EndedAt = job.Canceled, time.Now()
-	status.Failure = &job.Failure{Kind: fault.Canceled, Detail: "the job was canceled before it ran"}
-	m.status[id] = status
-	return status, nil
-}
-
-func (m *memoryJobs) Retry(ctx context.Context, installation, id string, actor forge.Actor) (job.Status, error) {
-	leave, err := m.enter(ctx)
-	defer leave()
-	if err != nil {
-		return job.Status{}, err
-	}
-	status, err := m.find(installation, id)
-	if err == nil && !status.State.Ended() {
-		err = fault.Newf(fault.Conflict, "the job is %s; only one that has ended can be retried", status.State)
-	}
-	if err != nil {
-		return job.Status{}, err
-	}
-	status.State, status.EndedAt, status.Failure = job.Queued, time.Time{}, nil
-	m.status[id] = status
-	m.actors = append(m.actors, actor)
-	return status, nil
-}
-
-func (m *memoryJobs) Wake(ctx context.Context, installation string) (int, error) {
-	leave, err := m.enter(ctx)
-	defer leave()
-	if err != nil {
-		return 0, err
-	}
-	m.woken = append(m.woken, installation)
-	return 0, nil
-}
-
-// set changes a job's status.
-func (m *memoryJobs) set(id string, change func(*job.Status)) {
-	m.mutex.Lock()
-	defer m.mutex.Unlock()
-	status := m.status[id]
-	change(&status)
-	m.status[id] = status
-}
-
-// queued are the jobs that were taken.
-func (m *memoryJobs) queued() []job.Job {
-	m.mutex.Lock()
-	defer m.mutex.Unlock()
-	return slices.Clone(m.jobs)
-}
-
 // memoryArtifacts is a store. open, where it is set, is what Get calls.
 type memoryArtifacts struct {
 	kept map[string]string
@@ -425,6 +245,10 @@ func (c *counts) Request(route, method string, status int, d time.Duration) {
 func (c *counts) Enqueued(operation, class string, created bool) {
 	c.add("enqueued %s %s %v", operation, class, created)
 }
+
+func (c *counts) Event(kind, outcome string) { c.add("event %s %s", kind, outcome) }
+
+func (c *counts) RuleFailed(rule string) { c.add("rule failed %s", rule) }
 
 func (c *counts) FITRefused(reason string) { c.add("refused %s", reason) }
 

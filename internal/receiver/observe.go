@@ -22,6 +22,8 @@ type event struct {
 	installation string
 	module       forge.Module
 	job          string
+	event        string // its type
+	outcome      string // of an event
 }
 
 const eventKey = "gitsmith.event"
@@ -71,7 +73,13 @@ func (e *event) attributes(err error) []slog.Attr {
 	if e.module.Key != "" {
 		module += "/" + e.module.Key
 	}
-	for _, pair := range [][2]string{{telemetry.KeyInstallation, e.installation}, {telemetry.KeyModule, module}, {telemetry.KeyJob, e.job}} {
+	for _, pair := range [][2]string{
+		{telemetry.KeyInstallation, e.installation},
+		{telemetry.KeyModule, module},
+		{telemetry.KeyJob, e.job},
+		{telemetry.KeyEvent, e.event},
+		{telemetry.KeyOutcome, e.outcome},
+	} {
 		if pair[1] != "" {
 			attributes = append(attributes, slog.String(pair[0], pair[1]))
 		}

@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,8 +17,10 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/installation"
+	"github.com/gitsmith/gitsmith/internal/intake"
 	"github.com/gitsmith/gitsmith/internal/job"
-	"github.com/gitsmith/gitsmith/internal/telemetry"
+	"github.com/gitsmith/gitsmith/internal/rule"
 )
 
 // Verifier proves a call by its headers.
@@ -27,21 +28,32 @@ type Verifier interface {
 	Verify(ctx context.Context, header http.Header) (forge.Invocation, error)
 }
 
-// TokenKeeper keeps OAuth tokens and remembers installs.
-type TokenKeeper interface {
-	Keep(ctx context.Context, invocation forge.Invocation) (newer []forge.Actor, err error)
-	Take(ctx context.Context, installation string, actor forge.Actor) (forge.OAuthToken, error)
-	MarkInstalled(ctx context.Context, installation string) error
+// Intake takes what a call brings and asks for: once Take has returned, nothing of it is lost.
+type Intake interface {
+	Take(ctx context.Context, delivery intake.Delivery) (intake.Taken, error)
+	// Keep keeps the tokens of a call that asks for nothing else to be kept.
+	Keep(ctx context.Context, invocation forge.Invocation) error
+	Away() bool // whether Redis does not answer, as far as is known
 }
 
-// Jobs is the queue. Every call but Enqueue names the installation whose jobs it may see.
+// Tokens says who has a token.
+type Tokens interface {
+	Take(ctx context.Context, installation string, actor forge.Actor) (forge.OAuthToken, error)
+}
+
+// Installations is what is known of them.
+type Installations interface {
+	Get(ctx context.Context, id string) (installation.Record, error)
+}
+
+// Jobs is the queue. Every call names the installation whose jobs it may see.
 type Jobs interface {
-	Enqueue(ctx context.Context, j job.Job) (status job.Status, created bool, err error)
 	Get(ctx context.Context, installation, id string) (job.Status, error)
 	List(ctx context.Context, installation string, options job.ListOptions) (job.List, error)
 	Cancel(ctx context.Context, installation, id string) (job.Status, error)
 	Retry(ctx context.Context, installation, id string, actor forge.Actor) (job.Status, error)
-	Wake(ctx context.Context, installation string) (int, error)
+	// CancelAll cancels every job of the installation that has not ended, and returns how many there were.
+	CancelAll(ctx context.Context, installation string) (int, error)
 }
 
 // Artifacts gives archives back.
@@ -54,22 +66,32 @@ type Metrics interface {
 	Request(route, method string, status int, duration time.Duration)
 	Enqueued(operation, class string, created bool)
 	FITRefused(reason string)
+	Event(kind, outcome string)
+	RuleFailed(rule string)
+}
+
+// Callers are who may call a route of Forge's own.
+type Callers struct {
+	Modules []string // types, or type/key
+	Users   bool     // a FIT of a user in session too
 }
 
 // Config is what a receiver is made of. Everything but Now is required.
 type Config struct {
-	Verifier  Verifier
-	Tokens    TokenKeeper
-	Jobs      Jobs
-	Artifacts Artifacts
-	Metrics   Metrics
-	Logger    *slog.Logger
-	Limits    job.Limits
-	MaxBody   int64 // bytes
+	Verifier      Verifier
+	Intake        Intake
+	Tokens        Tokens
+	Installations Installations
+	Jobs          Jobs
+	Artifacts     Artifacts
+	Metrics       Metrics
+	Logger        *slog.Logger
+	Limits        job.Limits
+	MaxBody       int64            // bytes
+	Rules         func() *rule.Set // as they are now; a nil set wants no event
+	EventAge      time.Duration    // an older event is recorded and not acted on
 
-	// Module types, or type/key, whose invocations may call the two routes of Forge's own.
-	ScheduleModules  []string
-	LifecycleModules []string
+	Events, Schedule, Lifecycle, Uninstall Callers
 
 	Now func() time.Time
 }
@@ -82,8 +104,8 @@ type receiver struct{ Config }
 
 // New makes the public handler. It may be used concurrently.
 func New(config Config) (http.Handler, error) {
-	if config.Verifier == nil || config.Tokens == nil || config.Jobs == nil || config.Artifacts == nil || config.Metrics == nil ||
-		config.Logger == nil || config.MaxBody <= 0 {
+	if config.Verifier == nil || config.Intake == nil || config.Tokens == nil || config.Installations == nil || config.Jobs == nil ||
+		config.Artifacts == nil || config.Metrics == nil || config.Logger == nil || config.Rules == nil || config.MaxBody <= 0 || config.EventAge <= 0 {
 		return nil, errors.New("receiver: the configuration is not whole")
 	}
 	if config.Now == nil {
@@ -104,7 +126,7 @@ func (r *receiver) router() *echo.Echo {
 		method, path string
 		handler      handler
 	}{
-		{http.MethodPost, "/v1/jobs", r.submit},
+		{http.MethodGet, "/v1/installation", r.installation},
 		{http.MethodGet, "/v1/jobs", r.list},
 		{http.MethodGet, "/v1/jobs/:id", r.get},
 		{http.MethodPost, "/v1/jobs/:id/cancel", r.cancel},
@@ -112,10 +134,14 @@ func (r *receiver) router() *echo.Echo {
 		{http.MethodGet, "/v1/jobs/:id/artifact", r.artifact},
 		{http.MethodHead, "/v1/jobs/:id/artifact", r.artifact},
 	} {
-		router.Add(route.method, route.path, r.proven(route.handler))
+		router.Add(route.method, route.path, r.proven(r.keeping(route.handler)))
 	}
-	router.POST("/forge/schedule", inTime(r.proven(r.schedule)))
-	router.POST("/forge/lifecycle", inTime(r.proven(r.lifecycle)))
+	// These hand what the call brings to the intake, together with what it asks for.
+	router.POST("/v1/jobs", r.proven(r.submit))
+	router.POST("/forge/events", inTime(forgeTime, r.proven(r.events)))
+	router.POST("/forge/schedule", inTime(forgeTime, r.proven(r.schedule)))
+	router.POST("/forge/lifecycle", inTime(forgeTime, r.proven(r.lifecycle)))
+	router.POST("/forge/uninstall", inTime(uninstallTime, r.proven(r.uninstall)))
 	return router
 }
 
@@ -129,8 +155,7 @@ type call struct {
 	log *event
 }
 
-// proven lets a handler run for callers that Forge has signed for, after the tokens that came along are kept. A system token
-// that is newer than the one known wakes the jobs that wait for it. The body is not read before.
+// proven lets a handler run for callers that Forge has signed for. The body is not read before.
 func (r *receiver) proven(next handler) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		request := c.Request()
@@ -148,14 +173,18 @@ func (r *receiver) proven(next handler) echo.HandlerFunc {
 		}
 		log := eventOf(c)
 		log.installation, log.module = invocation.Installation(), invocation.Module()
-		newer, err := r.Tokens.Keep(ctx, invocation)
-		if err != nil {
+		return next(ctx, &call{Context: c, Invocation: invocation, log: log})
+	}
+}
+
+// keeping keeps the tokens that came along before the handler runs. A system token that is newer than the one known wakes the jobs
+// that wait for it.
+func (r *receiver) keeping(next handler) handler {
+	return func(ctx context.Context, c *call) error {
+		if err := r.Intake.Keep(ctx, c.Invocation); err != nil {
 			return fmt.Errorf("keep the tokens of the call: %w", err)
 		}
-		if slices.ContainsFunc(newer, func(actor forge.Actor) bool { return actor.Kind == forge.ActorSystem }) {
-			r.wake(ctx, invocation.Installation())
-		}
-		return next(ctx, &call{Context: c, Invocation: invocation, log: log})
+		return next(ctx, c)
 	}
 }
 
@@ -172,15 +201,6 @@ func refusal(header http.Header, err error) string {
 		return "malformed"
 	}
 	return "refused"
-}
-
-// wake is no reason to refuse a call: waiting jobs look for themselves at the end of their wait.
-func (r *receiver) wake(ctx context.Context, installation string) {
-	ctx, cancel := context.WithTimeout(ctx, forgeTime)
-	defer cancel()
-	if _, err := r.Jobs.Wake(ctx, installation); err != nil {
-		r.Logger.WarnContext(ctx, "waiting jobs could not be woken", slog.String(telemetry.KeyInstallation, installation), errorOf(err))
-	}
 }
 
 // body reads the request's body up to the bound.

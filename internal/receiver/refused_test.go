@@ -14,6 +14,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
+	"github.com/gitsmith/gitsmith/internal/intake"
 )
 
 // unread is a body that must not be read.
@@ -231,8 +232,14 @@ func TestNewRefuses(t *testing.T) {
 		"no verifier": func(c *Config) { c.Verifier = nil }, "no vault": func(c *Config) { c.Tokens = nil },
 		"no queue": func(c *Config) { c.Jobs = nil }, "no store": func(c *Config) { c.Artifacts = nil },
 		"no metrics": func(c *Config) { c.Metrics = nil }, "no logger": func(c *Config) { c.Logger = nil }, "no bound": func(c *Config) { c.MaxBody = 0 },
+		"no intake": func(c *Config) { c.Intake = nil }, "no installations": func(c *Config) { c.Installations = nil },
+		"no rules": func(c *Config) { c.Rules = nil }, "no age": func(c *Config) { c.EventAge = 0 },
 	} {
 		config := h.config
+		config.Intake = intake.New(intake.Config{})
+		if _, err := New(config); err != nil {
+			t.Fatal(err)
+		}
 		change(&config)
 		if _, err := New(config); err == nil {
 			t.Errorf("%s is taken", name)

@@ -151,15 +151,9 @@ func (r *reader) rule(node *yaml.Node) *rule {
 		}
 	}
 	onExpiry := job.OnExpiryWait
-	if read.user != nil {
-		onExpiry = job.OnExpiryFail
-	}
 	if given := fields["on_expiry"]; given != nil {
 		if onExpiry = map[string]job.OnExpiry{"wait": job.OnExpiryWait}[given.Value]; onExpiry == "" && given.Value != "fail" {
 			r.wrong(given, "on_expiry: %.40q is neither wait nor fail", given.Value)
-		}
-		if onExpiry == job.OnExpiryWait && read.user != nil {
-			r.wrong(given, "on_expiry: wait is for the system actor")
 		}
 	}
 	if fields["job"] == nil {

@@ -50,6 +50,12 @@ type Decision struct {
 	Coalesce string // names what the job does, among those of its installation; empty where nothing replaces it
 }
 
+// Failure is a rule that made no job because it could not be worked out for an event.
+type Failure struct {
+	Rule string
+	Err  error
+}
+
 // Invocation is what expressions know of the call.
 type Invocation struct {
 	Installation string `expr:"installation"`
@@ -68,8 +74,8 @@ func (s *Set) Len() int {
 }
 
 // Decide is what the rules make of an event, in the order of the file. A rule whose expressions cannot be worked out for this
-// event, or give a job that is none, is named by an Invalid fault among errs and makes no job; it does not keep others from theirs.
-func (s *Set) Decide(event forge.Event, invocation Invocation) (decisions []Decision, errs []error) {
+// event, or give a job that is none, is among the failures with an Invalid fault and makes no job; it does not keep others from theirs.
+func (s *Set) Decide(event forge.Event, invocation Invocation) (decisions []Decision, failures []Failure) {
 	if s == nil {
 		return nil, nil
 	}
@@ -84,12 +90,12 @@ func (s *Set) Decide(event forge.Event, invocation Invocation) (decisions []Deci
 		decision, wanted, err := r.decide(event, variables, s.limits)
 		switch {
 		case err != nil:
-			errs = append(errs, fmt.Errorf("rule %s: %w", r.name, err))
+			failures = append(failures, Failure{r.name, err})
 		case wanted:
 			decisions = append(decisions, decision)
 		}
 	}
-	return decisions, errs
+	return decisions, failures
 }
 
 func (r *rule) takes(kind string) bool {

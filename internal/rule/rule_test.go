@@ -50,17 +50,17 @@ func event(t *testing.T, fields string) forge.Event {
 // decide wants one decision.
 func decide(t *testing.T, set *rule.Set, happened forge.Event) rule.Decision {
 	t.Helper()
-	decisions, errs := set.Decide(happened, invocation)
-	if len(errs) > 0 || len(decisions) != 1 {
-		t.Fatalf("%d decisions, %v", len(decisions), errs)
+	decisions, failures := set.Decide(happened, invocation)
+	if len(failures) > 0 || len(decisions) != 1 {
+		t.Fatalf("%d decisions, %v", len(decisions), failures)
 	}
 	return decisions[0]
 }
 
 func none(t *testing.T, set *rule.Set, happened forge.Event) {
 	t.Helper()
-	if decisions, errs := set.Decide(happened, invocation); len(errs) > 0 || len(decisions) > 0 {
-		t.Errorf("%+v, %v", decisions, errs)
+	if decisions, failures := set.Decide(happened, invocation); len(failures) > 0 || len(decisions) > 0 {
+		t.Errorf("%+v, %v", decisions, failures)
 	}
 }
 
@@ -119,12 +119,12 @@ func TestMirrorPullRequests(t *testing.T) {
 		return event(t, `"eventType":"avi:bitbucket:created:pullrequest","pullrequest":{"id":7,"source":{"branch":"`+branch+`"}}`)
 	}
 	got := decide(t, set, source("feature/x"))
-	if got.User != "557058:ada" || got.Class != job.ClassBatch || got.Request.OnExpiry != job.OnExpiryFail || got.Request.Clone.Ref != "refs/heads/feature/x" || got.Coalesce == "" {
+	if got.User != "557058:ada" || got.Class != job.ClassBatch || got.Request.OnExpiry != job.OnExpiryWait || got.Request.Clone.Ref != "refs/heads/feature/x" || got.Coalesce == "" {
 		t.Errorf("%+v", got)
 	}
 	// What an event holds goes through the same checks as what a caller sends.
-	if _, errs := set.Decide(source("../../x y"), invocation); len(errs) != 1 || fault.KindOf(errs[0]) != fault.Invalid {
-		t.Error(errs)
+	if _, failures := set.Decide(source("../../x y"), invocation); len(failures) != 1 || fault.KindOf(failures[0].Err) != fault.Invalid {
+		t.Error(failures)
 	}
 }
 
@@ -166,8 +166,8 @@ func TestExpressions(t *testing.T) {
 		if err != nil {
 			continue // known to be wrong beforehand
 		}
-		if decisions, errs := set.Decide(happened, invocation); len(decisions) != 0 || len(errs) != 1 || fault.KindOf(errs[0]) != fault.Invalid {
-			t.Errorf("%s: %+v %v", template, decisions, errs)
+		if decisions, failures := set.Decide(happened, invocation); len(decisions) != 0 || len(failures) != 1 || fault.KindOf(failures[0].Err) != fault.Invalid {
+			t.Errorf("%s: %+v %v", template, decisions, failures)
 		}
 	}
 }
@@ -181,9 +181,9 @@ rules:
   - {name: works, on: ["y", "*"], job: {clone: {}}}
   - {name: elsewhere, on: "x", job: {repository: {workspace: acme, slug: "{{ kebab(event.actor.accountId) }}"}, clone: {paths: ["{{ invocation.module }}/**"]}}}
 `)
-	decisions, errs := set.Decide(event(t, `"eventType":"x"`), invocation)
-	if len(errs) != 1 || !strings.Contains(errs[0].Error(), "rule broken: invalid: when:") || len(decisions) != 2 || decisions[0].Rule != "works" {
-		t.Fatalf("%+v %v", decisions, errs)
+	decisions, failures := set.Decide(event(t, `"eventType":"x"`), invocation)
+	if len(failures) != 1 || failures[0].Rule != "broken" || !strings.Contains(failures[0].Err.Error(), "invalid: when:") || len(decisions) != 2 || decisions[0].Rule != "works" {
+		t.Fatalf("%+v %v", decisions, failures)
 	}
 	if got := decisions[1].Request; got.Repository.String() != "acme/557058-ada" || got.Clone.Paths[0] != "events/**" {
 		t.Errorf("%+v", got)
@@ -213,7 +213,6 @@ func TestProblemsAreNamedByLine(t *testing.T) {
 		"rules:\n  - name: a\n    on: x\n    job: {clone: {}}\n  - name: a\n    on: y\n    job: {clone: {}}":                `line 5: name: "a" is taken`,
 		"rules:\n  - name: a\n    on: x\n    nam: b\n    job: {clone: {}}":                                                  `line 4: a rule: "nam" is not known`,
 		"rules:\n  - name: a\n    on: x\n    actor: me\n    job: {clone: {}}":                                               "line 4: actor",
-		"rules:\n  - name: a\n    on: x\n    actor: {user: b}\n    on_expiry: wait\n    job: {clone: {}}":                   "line 5: on_expiry",
 		"rules:\n  - name: a\n    on: x\n    queue: fast\n    job: {clone: {}}":                                             "line 4: queue",
 		"rules:\n  - name: a\n    on: x\n    coalesce: '{{ 1'\n    job: {clone: {}}":                                        "line 4: coalesce",
 		"rules: 7": "line 1: rules: a list",
@@ -318,8 +317,8 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		decisions, errs := set.Decide(happened, invocation)
-		if len(decisions)+len(errs) > set.Len() {
+		decisions, failures := set.Decide(happened, invocation)
+		if len(decisions)+len(failures) > set.Len() {
 			t.Fatal("more decisions than rules")
 		}
 		for _, decision := range decisions {

@@ -61,6 +61,7 @@ type system struct {
 	artifacts string
 	temp      string
 	cache     string
+	spool     string
 	sealKeys  string
 	api       string // base URL of the receiver
 	apiOps    string
@@ -92,7 +93,7 @@ func (s *system) fits() []string {
 
 func startSystem(t testing.TB, files map[string]string) *system {
 	t.Helper()
-	s := &system{t: t, redis: queuetest.Start(t), artifacts: t.TempDir(), temp: t.TempDir(), cache: t.TempDir()}
+	s := &system{t: t, redis: queuetest.Start(t), artifacts: t.TempDir(), temp: t.TempDir(), cache: t.TempDir(), spool: t.TempDir()}
 	s.proxy = startRedisProxy(t, s.redis.Addr)
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails (crypto/rand)
@@ -102,7 +103,7 @@ func startSystem(t testing.TB, files map[string]string) *system {
 
 	address := freeAddress(t)
 	api := startProcess(t, "api", append(s.common(s.redis.Addr), "GITSMITH_ADDR="+address,
-		"GITSMITH_APP_ID="+s.issuer.AppID, "GITSMITH_JWKS_URL="+s.issuer.JWKSURL,
+		"GITSMITH_APP_ID="+s.issuer.AppID, "GITSMITH_JWKS_URL="+s.issuer.JWKSURL, "GITSMITH_SPOOL_DIR="+s.spool,
 		"GITSMITH_DASHBOARD_PASSWORD="+dashboardPassword)...)
 	s.api, s.apiOps = "http://"+address, api.ops
 	s.logs = append(s.logs, api)

@@ -25,6 +25,7 @@ const (
 	KeyRule         = "rule"
 	KeyEvent        = "event"
 	KeyModule       = "module"
+	KeyOutcome      = "outcome"
 	KeyActor        = "actor"
 	KeyOperation    = "operation"
 	KeyClass        = "class"

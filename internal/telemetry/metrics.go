@@ -17,6 +17,8 @@ import (
 type Metrics struct {
 	registry *prometheus.Registry
 	queues   *queueCollector
+	spool    *spoolCollector
+	intake   intakeMetrics
 	names    names
 
 	requests        *prometheus.CounterVec
@@ -38,6 +40,8 @@ func NewMetrics() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		queues:   newQueueCollector(),
+		spool:    newSpoolCollector(),
+		intake:   newIntakeMetrics(),
 		requests: counter("http_requests_total", "Requests answered.", "route", "method", "status"),
 		requestDuration: histogram("http_request_duration_seconds", "Time to answer a request.",
 			[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 25}, "route"),
@@ -61,8 +65,9 @@ func NewMetrics() *Metrics {
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.queues,
 		m.requests, m.requestDuration, m.enqueued, m.refused, m.waited, m.attempts, m.attemptDuration,
-		m.transfers, m.transferred, m.reads, m.tokenLife, m.rejections,
+		m.transfers, m.transferred, m.reads, m.tokenLife, m.rejections, m.spool,
 	)
+	m.registry.MustRegister(m.intake.collectors()...)
 	return m
 }
 

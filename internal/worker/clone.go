@@ -42,8 +42,13 @@ func (w *Worker) clone(ctx context.Context, j job.Job, remote Remote) (*job.Clon
 // artifactKey is the same for every run of a job, so that a second run replaces the first one's archive. Installations are
 // hashed: their ids hold characters that file systems and object stores treat in their own ways.
 func artifactKey(j job.Job) string {
-	installation := sha256.Sum256([]byte(j.Installation))
-	return fmt.Sprintf("%s/%s.%s", hex.EncodeToString(installation[:8]), j.ID, j.Clone.Archive)
+	return fmt.Sprintf("%s/%s.%s", ArtifactFolder(j.Installation), j.ID, j.Clone.Archive)
+}
+
+// ArtifactFolder is where all archives of an installation are.
+func ArtifactFolder(installation string) string {
+	sum := sha256.Sum256([]byte(installation))
+	return hex.EncodeToString(sum[:8])
 }
 
 func (w *Worker) closeSnapshot(ctx context.Context, snapshot Snapshot) {

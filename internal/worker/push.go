@@ -15,7 +15,11 @@ import (
 // push brings a job's change onto its branch exactly once, whatever died or moved in between, under the repository's lock. Then
 // it sees to the pull request, which needs no lock: opening one twice gives the same one.
 func (w *Worker) push(ctx context.Context, j job.Job, repository bitbucket.Repository) (*job.PushResult, error) {
-	result, err := w.pushLocked(ctx, j, repository)
+	var result *job.PushResult
+	err := w.budgeted(ctx, j, pushRequests, func(ctx context.Context) (err error) {
+		result, err = w.pushLocked(ctx, j, repository)
+		return err
+	})
 	if err != nil || j.Push.PullRequest == nil || result.Unchanged && result.Created {
 		return result, err
 	}
@@ -133,6 +137,10 @@ func (w *Worker) send(ctx context.Context, j job.Job, repository bitbucket.Repos
 		Branch: result.Branch, Commit: result.Commit, Parent: result.Parent, Created: result.Created, Changed: result.Changed,
 	}
 	if err := lock.SetIntent(ctx, j.ID, intent); err != nil {
+		return err
+	}
+	// Before the push: Forge may tell of it before it is answered.
+	if err := w.Installations.Pushed(ctx, j.Installation, result.Commit); err != nil {
 		return err
 	}
 	old := result.Parent

@@ -4,8 +4,11 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
+	"net/http/httptrace"
+	"sync/atomic"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
@@ -16,9 +19,38 @@ import (
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
 
-// Tokens gives the current OAuth token of an actor; an Expired fault where there is none.
+// Tokens gives the current OAuth token of an actor, an Expired fault where there is none; and keeps one until it expires.
 type Tokens interface {
 	Take(ctx context.Context, installation string, actor forge.Actor) (forge.OAuthToken, error)
+	Put(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken) (bool, error)
+}
+
+// Impersonator exchanges the system's token for a user's who is not in session.
+type Impersonator interface {
+	Token(ctx context.Context, system secret.Text, workspace, accountID string) (forge.OAuthToken, error)
+}
+
+// Budget bounds what is asked of others; a Throttled fault where that much was asked. Spend counts what was asked all the same.
+type Budget interface {
+	Reserve(ctx context.Context, installation string, requests int) error
+	Spend(ctx context.Context, installation string, requests int) error
+	Exchange(ctx context.Context) error
+}
+
+// Names remembers what Bitbucket said of repositories by their UUIDs, for a while. While Bitbucket's rate limit is near, a name that is
+// not known is a Throttled fault.
+type Names interface {
+	Name(ctx context.Context, installation string, repository bitbucket.Repository) (info bitbucket.Info, found bool, err error)
+	KeepName(ctx context.Context, installation string, repository bitbucket.Repository, info bitbucket.Info) error
+	DropName(ctx context.Context, installation, repositoryUUID string) error
+}
+
+// Installations knows the workspace of each, and is told what jobs find out: that a token which is alive was refused, and which
+// commits are the system's own.
+type Installations interface {
+	Workspace(ctx context.Context, installation string) (uuid string, err error)
+	Refused(ctx context.Context, installation string) error
+	Pushed(ctx context.Context, installation, commit string) error
 }
 
 // Installs knows which installations are so new that Bitbucket may not have granted their permissions yet.
@@ -121,14 +153,18 @@ type Recorder interface {
 
 // Config is what a Worker is made of. Every field is required unless it says otherwise.
 type Config struct {
-	Tokens    Tokens
-	Installs  Installs
-	Locker    Locker
-	Git       Git
-	Artifacts Artifacts
-	REST      REST
-	Recorder  Recorder
-	Logger    *slog.Logger
+	Tokens        Tokens
+	Installs      Installs
+	Installations Installations
+	Impersonator  Impersonator
+	Names         Names
+	Budget        Budget
+	Locker        Locker
+	Git           Git
+	Artifacts     Artifacts
+	REST          REST
+	Recorder      Recorder
+	Logger        *slog.Logger
 
 	Limits        edit.Limits
 	TokenMargin   time.Duration // a token with less life left is as good as gone
@@ -153,13 +189,15 @@ func New(config Config) *Worker {
 }
 
 // Process runs one attempt of a job: the token first, so that git is never touched without a live one; then the repository's
-// name; then the clone or the push. The error's kind says what becomes of the job; where a token is at hand it is a
-// [job.AttemptError] that bounds retries by the token's life.
+// name; then the clone or the push. The error's kind says what becomes of the job; where a token is at hand that nobody can renew it is
+// a [job.AttemptError] that bounds retries by the token's life.
 func (w *Worker) Process(ctx context.Context, j job.Job) (job.Result, error) {
 	token, err := w.liveToken(ctx, j)
 	if err != nil {
-		w.Recorder.ExpiredRejection(j.Actor.Kind)
-		return job.Result{}, err
+		if fault.KindOf(err) == fault.Expired {
+			w.Recorder.ExpiredRejection(j.Actor.Kind)
+		}
+		return job.Result{}, w.judge(ctx, j, err)
 	}
 	w.Recorder.TokenLife(j.Actor.Kind, token.ExpiresAt.Sub(w.Now()))
 
@@ -167,59 +205,83 @@ func (w *Worker) Process(ctx context.Context, j job.Job) (job.Result, error) {
 	if err == nil {
 		return result, nil
 	}
-	if fault.KindOf(err) == fault.Denied {
-		err = w.deniedSoonAfterInstall(ctx, j, err)
+	err = w.judge(ctx, j, err)
+	if !j.Impersonate {
+		err = &job.AttemptError{Err: err, RetryUntil: token.ExpiresAt.Add(-w.TokenMargin)}
 	}
-	return job.Result{}, &job.AttemptError{Err: err, RetryUntil: token.ExpiresAt.Add(-w.TokenMargin)}
+	return job.Result{}, err
 }
 
+// run does the job on the repository by the name that it has now.
 func (w *Worker) run(ctx context.Context, j job.Job, token forge.OAuthToken) (job.Result, error) {
-	repository, err := w.resolve(ctx, j.Repository, token)
+	repository, remembered, err := w.resolve(ctx, j, token)
 	if err != nil {
 		return job.Result{}, err
 	}
+	result, err := w.work(ctx, j, token, repository)
+	if err == nil || j.Repository.Resolved() || !maybeRenamed(err) {
+		return result, err
+	}
+	if dropErr := w.Names.DropName(ctx, j.Installation, j.Repository.RepositoryUUID); dropErr != nil || !remembered {
+		return result, err
+	}
+	renamed, _, resolveErr := w.resolve(ctx, j, token)
+	if resolveErr != nil || renamed == repository {
+		return result, err
+	}
+	return w.work(ctx, j, token, renamed)
+}
+
+func (w *Worker) work(ctx context.Context, j job.Job, token forge.OAuthToken, repository bitbucket.Repository) (job.Result, error) {
 	if j.Push != nil {
 		pushed, err := w.push(ctx, j, repository)
 		return job.Result{Push: pushed}, err
 	}
-	cloned, err := w.clone(ctx, j, w.Git.Open(j.Installation, repository, token.Text))
+	var cloned *job.CloneResult
+	err := w.budgeted(ctx, j, cloneRequests, func(ctx context.Context) (err error) {
+		cloned, err = w.clone(ctx, j, w.Git.Open(j.Installation, repository, token.Text))
+		return err
+	})
 	return job.Result{Clone: cloned}, err
 }
 
-// liveToken is the actor's current token with more than the margin left, or an Expired fault.
-func (w *Worker) liveToken(ctx context.Context, j job.Job) (forge.OAuthToken, error) {
-	token, err := w.Tokens.Take(ctx, j.Installation, j.Actor)
-	if err != nil {
-		return forge.OAuthToken{}, err
+// What a job asks of the git server where nothing comes in between.
+const (
+	cloneRequests = 3
+	pushRequests  = 5
+)
+
+// budgeted does git work within the installation's budget of requests. What it asks beyond what was reserved counts too.
+func (w *Worker) budgeted(ctx context.Context, j job.Job, reserve int, do func(context.Context) error) error {
+	if err := w.Budget.Reserve(ctx, j.Installation, reserve); err != nil {
+		return err
 	}
-	if left := token.ExpiresAt.Sub(w.Now()); left <= w.TokenMargin {
-		return forge.OAuthToken{}, fault.Newf(fault.Expired,
-			"the %s token has %s left, and %s is the least that work begins with; the next call that brings %s renews it",
-			j.Actor.Kind, max(left, 0).Round(time.Second), w.TokenMargin, j.Actor.Header())
+	var asked atomic.Int64
+	err := do(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { asked.Add(1) }}))
+	if more := int(asked.Load()) - reserve; more > 0 {
+		counting, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if err := w.Budget.Spend(counting, j.Installation, more); err != nil {
+			w.Logger.WarnContext(ctx, "git requests beyond what was reserved could not be counted", slog.Any("error", err))
+		}
 	}
-	return token, nil
+	return err
 }
 
-// resolve turns UUIDs into the full name that git needs, and refuses what is known to be too large.
-func (w *Worker) resolve(ctx context.Context, repository bitbucket.Repository, token forge.OAuthToken) (bitbucket.Repository, error) {
-	if repository.Resolved() {
-		return repository, nil
+// judge writes down what a failure says of the installation, and makes a refusal worth another try while Bitbucket may still be
+// granting a new installation's permissions.
+func (w *Worker) judge(ctx context.Context, j job.Job, err error) error {
+	if errors.Is(err, fault.ErrTokenRefused) && (j.Actor.Kind == forge.ActorSystem || j.Impersonate) {
+		if noteErr := w.Installations.Refused(ctx, j.Installation); noteErr != nil {
+			w.Logger.WarnContext(ctx, "that a token was refused could not be noted", slog.Any("error", noteErr))
+		}
 	}
-	info, err := w.REST.Resolve(ctx, token.Text, repository)
-	if err != nil {
-		return bitbucket.Repository{}, err
+	if fault.KindOf(err) != fault.Denied {
+		return err
 	}
-	if w.MaxRepository > 0 && info.Size > w.MaxRepository {
-		return bitbucket.Repository{}, fault.Newf(fault.TooLarge, "%s has %d bytes, and GITSMITH_MAX_REPOSITORY is %d", info.Repository, info.Size, w.MaxRepository)
+	recent, installErr := w.Installs.RecentlyInstalled(ctx, j.Installation)
+	if installErr != nil || !recent {
+		return err
 	}
-	return info.Repository, nil
-}
-
-// deniedSoonAfterInstall makes a refusal worth another try while Bitbucket may still be granting the app's permissions.
-func (w *Worker) deniedSoonAfterInstall(ctx context.Context, j job.Job, denied error) error {
-	recent, err := w.Installs.RecentlyInstalled(ctx, j.Installation)
-	if err != nil || !recent {
-		return denied
-	}
-	return fault.Wrapf(fault.Unavailable, denied, "%s (the app was installed minutes ago, so this is tried again)", fault.Public(denied))
+	return fault.Wrapf(fault.Unavailable, err, "%s (the app was installed minutes ago, so this is tried again)", fault.Public(err))
 }

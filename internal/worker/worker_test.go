@@ -44,6 +44,11 @@ type world struct {
 	cancel   context.CancelCauseFunc // called by Push before it answers
 	closed   int
 	opened   int
+
+	known     known
+	atlassian atlassian
+	budget    requests
+	resolved  int // calls of Resolve
 }
 
 func (w *world) Take(context.Context, string, forge.Actor) (forge.OAuthToken, error) {
@@ -55,6 +60,12 @@ func (w *world) Take(context.Context, string, forge.Actor) (forge.OAuthToken, er
 		return token, fault.Newf(fault.Expired, "no token")
 	}
 	return token, nil
+}
+
+func (w *world) Put(_ context.Context, _ string, actor forge.Actor, token forge.OAuthToken) (bool, error) {
+	w.calls = append(w.calls, "keep "+actor.Principal)
+	w.tokens = append(w.tokens, token)
+	return true, nil
 }
 
 func (w *world) RecentlyInstalled(context.Context, string) (bool, error) { return w.recent, nil }
@@ -191,14 +202,18 @@ type commit struct {
 func (c commit) Hash() string    { return c.hash }
 func (c commit) Unchanged() bool { return c.unchanged }
 
-func (w *world) Put(_ context.Context, key string, write func(io.Writer) error) (int64, string, error) {
+// archives is the world's store of them.
+type archives struct{ *world }
+
+func (a archives) Put(_ context.Context, key string, write func(io.Writer) error) (int64, string, error) {
 	var text strings.Builder
 	err := write(&text)
-	w.calls = append(w.calls, "artifact "+key)
+	a.calls = append(a.calls, "artifact "+key)
 	return int64(text.Len()), "digest", err
 }
 
 func (w *world) Resolve(context.Context, secret.Text, bitbucket.Repository) (bitbucket.Info, error) {
+	w.resolved++
 	return w.info, w.restErr
 }
 
@@ -217,13 +232,14 @@ func token(life time.Duration) forge.OAuthToken {
 func newWorld() *world {
 	return &world{
 		tokens: []forge.OAuthToken{token(time.Hour)}, branches: map[string]string{"main": "c1"},
-		intents: map[string]worker.Intent{},
+		intents: map[string]worker.Intent{}, known: known{names: map[string]bitbucket.Info{}},
 	}
 }
 
 func (w *world) worker() *worker.Worker {
 	return worker.New(worker.Config{
-		Tokens: w, Installs: w, Locker: w, Git: w, Artifacts: w, REST: w, Recorder: w, Logger: slog.New(slog.DiscardHandler),
+		Tokens: w, Installs: w, Locker: w, Git: w, Artifacts: archives{w}, REST: w, Recorder: w, Logger: slog.New(slog.DiscardHandler),
+		Installations: &w.known, Names: &w.known, Impersonator: &w.atlassian, Budget: &w.budget,
 		Limits: edit.DefaultLimits(), TokenMargin: time.Minute, ArtifactTTL: time.Hour, MaxRepository: 1000,
 		Author: job.Author{Name: "Gitsmith", Email: "g@example.com"}, Now: func() time.Time { return now },
 	})
