@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strconv"
 	"sync"
 	"time"
@@ -49,6 +50,7 @@ func (c *Client) Enqueue(ctx context.Context, j job.Job) (status job.Status, cre
 		status, err := c.Get(ctx, j.Installation, j.ID)
 		return status, false, err
 	}
+	c.forgetReplaced(ctx, answer[3], answer[4])
 	if err := c.admit(ctx, j, parked, answer[1] == "1", answer[2] == "1"); err != nil {
 		return job.Status{}, false, err
 	}
@@ -105,6 +107,17 @@ func (c *Client) admit(ctx context.Context, j job.Job, parked, full, free bool) 
 		}
 	}
 	return nil
+}
+
+// forgetReplaced deletes the task of a job that was replaced, so that a flood of events on one branch does not fill the queue with tasks
+// that find nothing to do. One that is left is harmless.
+func (c *Client) forgetReplaced(ctx context.Context, class, task string) {
+	if task == "" {
+		return
+	}
+	if err := c.inspector.DeleteTask(class, task); err != nil && !isGone(err) {
+		c.Logger.DebugContext(ctx, "a replaced job's task could not be deleted; it ends when it is taken up", slog.String("error", err.Error()))
+	}
 }
 
 // run puts tasks into the queue that waited for a slot. One that is on its way into its wait just now is tried again for a while; one

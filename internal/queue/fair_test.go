@@ -180,6 +180,9 @@ func TestCoalesce(t *testing.T) {
 		b.enqueue(event("old", now), event("newer", now.Add(time.Second)), event("late", now.Add(-time.Second)))
 		b.await("old", job.Canceled)
 		b.await("late", job.Canceled)
+		if info, err := b.inspector.GetQueueInfo(string(job.ClassEvent)); err != nil || info.Size != 1 {
+			t.Errorf("%d tasks for one job (%v)", info.Size, err)
+		}
 		release, begun := make(chan struct{}), make(chan struct{}, 4)
 		var ran []string
 		var mutex sync.Mutex

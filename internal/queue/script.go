@@ -45,15 +45,17 @@ local function promote(slots, parked, cap, now, records)
 end
 `
 
-// replace ends a job that waits and that a newer event of the same thing has made needless.
+// replace ends a job that waits and that a newer event of the same thing has made needless. It returns the job's class and task.
 const replace = `
 local function replace(record, id, now, life, failure, slots, parked, waiting)
+  local have = redis.call('HMGET', record, 'class', 'generation')
   redis.call('HSET', record, 'state', 'canceled', 'ended', now, 'failure', failure)
   redis.call('HDEL', record, 'next')
   redis.call('PEXPIRE', record, life)
   redis.call('ZREM', slots, id)
   redis.call('ZREM', parked, id)
   redis.call('ZREM', waiting, id)
+  return have[1], have[2] == '0' and id or id .. '.' .. have[2]
 end
 `
 
@@ -64,8 +66,8 @@ end
 // KEYS: record, index, slots, parked, gone, waiting, coalesce. ARGV: life in ms, id, created, oldest score to keep or "" to keep
 // the index as it is, how many to keep, cap, "1" where the task waits, now, time of the event or "", life of an ended one,
 // failure of a replaced one, then fields and values.
-// Returns {1, full, run} (full: "1" where no slot is left; run: "1" where the task that waits is to run), {2} where the
-// installation is gone, or {0, digest, state, generation}.
+// Returns {1, full, run, class, task} (full: "1" where no slot is left; run: "1" where the task that waits is to run; class and task of
+// a job that was replaced, or ""), {2} where the installation is gone, or {0, digest, state, generation}.
 var createScript = redis.NewScript(isEnded + replace + `
 local have = redis.call('HMGET', KEYS[1], 'digest', 'state', 'generation')
 if have[1] then return {0, have[1], have[2], have[3]} end
@@ -77,6 +79,7 @@ if ARGV[4] ~= '' then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. ARGV[4])
   redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - tonumber(ARGV[5]))
 end
+local class, task = '', ''
 if ARGV[9] ~= '' then
   local newest = redis.call('GET', KEYS[7])
   if newest then
@@ -85,23 +88,23 @@ if ARGV[9] ~= '' then
     local state = redis.call('HGET', record, 'state')
     if state and state ~= 'running' and not isEnded(state) then
       if tonumber(time) > tonumber(ARGV[9]) then
-        replace(KEYS[1], ARGV[2], ARGV[8], ARGV[10], ARGV[11], KEYS[3], KEYS[4], KEYS[6])
-        return {1, 0, 0}
+        class, task = replace(KEYS[1], ARGV[2], ARGV[8], ARGV[10], ARGV[11], KEYS[3], KEYS[4], KEYS[6])
+        return {1, 0, 0, class, task}
       end
-      replace(record, id, ARGV[8], ARGV[10], ARGV[11], KEYS[3], KEYS[4], KEYS[6])
+      class, task = replace(record, id, ARGV[8], ARGV[10], ARGV[11], KEYS[3], KEYS[4], KEYS[6])
     end
   end
   redis.call('SET', KEYS[7], ARGV[9] .. ' ' .. ARGV[2], 'PX', ARGV[10])
 end
 local cap = tonumber(ARGV[6])
-if cap == 0 then return {1, 0, tonumber(ARGV[7])} end
+if cap == 0 then return {1, 0, tonumber(ARGV[7]), class, task} end
 local taken = redis.call('ZCARD', KEYS[3])
 if ARGV[7] == '1' and taken >= cap then
   redis.call('ZADD', KEYS[4], ARGV[3], ARGV[2])
-  return {1, 1, 0}
+  return {1, 1, 0, class, task}
 end
 redis.call('ZADD', KEYS[3], ARGV[8], ARGV[2])
-return {1, taken + 1 >= cap and 1 or 0, tonumber(ARGV[7])}`)
+return {1, taken + 1 >= cap and 1 or 0, tonumber(ARGV[7]), class, task}`)
 
 // beginScript opens an attempt. A record that is gone is made anew from the task. An attempt that was not heard of again did
 // not count: its worker died. A job without a slot takes one, or is parked where its installation has none left.
