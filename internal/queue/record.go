@@ -13,7 +13,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/job"
 )
 
-// fieldsOf are a new record's; what is not there is empty or zero.
+// fieldsOf are a new record's, in the order that createScript counts on; what is not there is empty or zero.
 func fieldsOf(j job.Job, now time.Time) []any {
 	meta := j.MetaOf()
 	fields := []any{

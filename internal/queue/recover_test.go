@@ -250,5 +250,17 @@ func TestRecordIsGone(t *testing.T) {
 		if page, err := b.client.List(t.Context(), installation, job.ListOptions{}); err != nil || len(page.Jobs) != 1 {
 			t.Errorf("%+v %v", page, err)
 		}
+		// As where a worker was quicker with the task than the record on its way to another node of a cluster: whoever queued it is
+		// told so, once, and nobody else.
+		other := aJob("j1")
+		other.Digest = "another"
+		if _, _, err := b.client.Enqueue(t.Context(), other); fault.KindOf(err) != fault.Conflict {
+			t.Error(err)
+		}
+		for _, want := range []bool{true, false} {
+			if _, created, err := b.client.Enqueue(t.Context(), aJob("j1")); err != nil || created != want {
+				t.Errorf("created %t, want %t (%v)", created, want, err)
+			}
+		}
 	})
 }

@@ -16,6 +16,7 @@ import (
 //	active                                                             the fence of the attempt that is under way
 //	begun                                                              attempts that began and were not heard of again
 //	cancel                                                             the generation that is to stop
+//	unclaimed                                                          there where a worker made the record, which met the task first
 //
 // Only the scripts below change a record. A generation that has ended stays as it ended; only a higher one opens the record
 // again. An attempt that was given up, because its worker lost its lease, cannot write over the one that came after it; only
@@ -65,11 +66,12 @@ end
 //
 // KEYS: record, index, slots, parked, gone, waiting, coalesce. ARGV: life in ms, id, created, oldest score to keep or "" to keep
 // the index as it is, how many to keep, cap, "1" where the task waits, now, time of the event or "", life of an ended one,
-// failure of a replaced one, then fields and values.
+// failure of a replaced one, then fields and values, id and digest first.
 // Returns {1, full, run, class, task} (full: "1" where no slot is left; run: "1" where the task that waits is to run; class and task of
 // a job that was replaced, or ""), {2} where the installation is gone, or {0, digest, state, generation}.
 var createScript = redis.NewScript(isEnded + replace + `
 local have = redis.call('HMGET', KEYS[1], 'digest', 'state', 'generation')
+if have[1] == ARGV[15] and redis.call('HDEL', KEYS[1], 'unclaimed') == 1 then return {1, 0, 0, '', ''} end
 if have[1] then return {0, have[1], have[2], have[3]} end
 if redis.call('EXISTS', KEYS[5]) == 1 then return {2} end
 redis.call('HSET', KEYS[1], unpack(ARGV, 12))
@@ -118,7 +120,7 @@ local cap = tonumber(ARGV[7])
 local have = redis.call('HMGET', KEYS[1], 'generation', 'state', 'cancel', 'digest')
 if not have[1] then
   if redis.call('EXISTS', KEYS[7]) == 1 then return {'over'} end
-  redis.call('HSET', KEYS[1], unpack(ARGV, 9))
+  redis.call('HSET', KEYS[1], 'unclaimed', 1, unpack(ARGV, 9))
   redis.call('ZADD', KEYS[2], ARGV[5], ARGV[4])
   have = {ARGV[1], 'queued', false, ARGV[8]}
 end
