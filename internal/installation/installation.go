@@ -108,6 +108,7 @@ type Record struct {
 // Call is a verified call, as far as it says something of the installation. It can be kept and noted later.
 type Call struct {
 	ID             string    `json:"id"`
+	At             time.Time `json:"at,omitzero"` // when it came; zero is now
 	AppID          string    `json:"app,omitempty"`
 	AppVersion     string    `json:"version,omitempty"`
 	Environment    string    `json:"environment,omitempty"`
@@ -127,15 +128,21 @@ func CallOf(invocation forge.Invocation) Call {
 	}
 }
 
-// KEYS: record, gone. ARGV: now, "1" for an event that was too old, then fields and values; empty values are left out.
-// Returns 0 where the installation was removed minutes ago, 2 where it was gone and is back, else 1.
+// KEYS: record, gone. ARGV: when the call came, "1" for an event that was too old, then fields and values; empty values are left out.
+// A call that waited in a spool, older than the last one, replaces nothing.
+// Returns 0 where the installation was removed minutes ago or after the call, 2 where it was gone and is back, else 1.
 var touchScript = redis.NewScript(`
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-local state = redis.call('HGET', KEYS[1], 'state')
+local have = redis.call('HMGET', KEYS[1], 'state', 'gone_at', 'last_seen')
+local state = have[1]
+if state == 'gone' and tonumber(ARGV[1]) <= tonumber(have[2] or 0) then return 0 end
 redis.call('HSETNX', KEYS[1], 'first_seen', ARGV[1])
-redis.call('HSET', KEYS[1], 'state', 'active', 'last_seen', ARGV[1])
+redis.call('HSET', KEYS[1], 'state', 'active')
+local set = 'HSET'
+if tonumber(have[3] or 0) > tonumber(ARGV[1]) then set = 'HSETNX' end
+redis.call(set, KEYS[1], 'last_seen', ARGV[1])
 for i = 3, #ARGV, 2 do
-  if ARGV[i + 1] ~= '' then redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+  if ARGV[i + 1] ~= '' then redis.call(set, KEYS[1], ARGV[i], ARGV[i + 1]) end
 end
 if ARGV[2] == '1' then redis.call('HINCRBY', KEYS[1], 'too_old', 1) end
 if state == 'gone' then
@@ -145,10 +152,13 @@ end
 return 1`)
 
 // Touch writes down that a verified call came. Calls that say nothing new cost nothing: only one a minute is written. It reports
-// false where the app was removed minutes ago, so that the call is a late delivery and not to be acted on; a later one proves that
-// the app is there.
+// false where the app was removed minutes ago, or after the call came, so that the call is a late delivery and not to be acted on; a
+// later one proves that the app is there.
 func (s *Store) Touch(ctx context.Context, call Call) (bool, error) {
-	now := s.Now()
+	now := call.At
+	if now.IsZero() {
+		now = s.Now()
+	}
 	mine := seen{at: now, version: call.AppVersion, environment: call.Environment, token: call.TokenExpiresAt}
 	if !call.Installed && !call.Scheduled && !call.TooOld && s.knows(call.ID, mine) {
 		return true, nil
@@ -181,7 +191,7 @@ func (s *Store) remember(ctx context.Context, call Call, mine seen, back bool) e
 	id := call.ID
 	pipeline := s.redis.Pipeline()
 	if call.Scheduled || call.Installed { // an install counts as the first: triggers are expected from then on
-		pipeline.ZAdd(ctx, scheduledKey, redis.Z{Score: float64(mine.at.UnixMilli()), Member: id})
+		pipeline.ZAddGT(ctx, scheduledKey, redis.Z{Score: float64(mine.at.UnixMilli()), Member: id})
 	}
 	if back {
 		pipeline.ZRem(ctx, erasuresKey, id)
@@ -197,7 +207,9 @@ func (s *Store) remember(ctx context.Context, call Call, mine seen, back bool) e
 	if len(s.known) >= maxKnown {
 		clear(s.known)
 	}
-	s.known[id] = mine
+	if s.known[id].at.Before(mine.at) {
+		s.known[id] = mine
+	}
 	return nil
 }
 

@@ -58,6 +58,7 @@ type Config struct {
 
 	Patience time.Duration // for Redis to take a delivery before it goes to the spool; default 1.5 s. Forge waits 5 s
 	Look     time.Duration // between looks whether Redis is back; default 200 ms
+	Now      func() time.Time
 	Spooled  func()        // called for each delivery that went to the spool; may be nil
 }
 
@@ -76,6 +77,9 @@ func New(config Config) *Intake {
 	}
 	if config.Look <= 0 {
 		config.Look = 200 * time.Millisecond
+	}
+	if config.Now == nil {
+		config.Now = time.Now
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
@@ -116,7 +120,7 @@ type Job struct {
 // time goes to the spool. The error is an Unavailable fault where neither takes it; the same delivery may come again. A job that
 // cannot be taken because another one has its key is a Conflict.
 func (i *Intake) Take(ctx context.Context, delivery Delivery) (Taken, error) {
-	entry := entryOf(delivery)
+	entry := i.entryOf(delivery)
 	if i.Spool == nil {
 		return i.apply(ctx, entry, delivery.Jobs)
 	}
@@ -145,7 +149,7 @@ func isAway(err error) bool {
 // Keep keeps the tokens that came with a call that asks for nothing else to be kept. Where Redis is away they are not: whoever calls
 // is answered that, and the same token comes with the next call.
 func (i *Intake) Keep(ctx context.Context, invocation forge.Invocation) error {
-	_, err := i.apply(ctx, entryOf(Delivery{Invocation: invocation}), nil)
+	_, err := i.apply(ctx, i.entryOf(Delivery{Invocation: invocation}), nil)
 	return err
 }
 

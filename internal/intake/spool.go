@@ -43,8 +43,9 @@ func (t keptToken) oauth() forge.OAuthToken {
 // LogValue keeps a token out of a log that somebody writes by mistake.
 func (t keptToken) LogValue() slog.Value { return slog.StringValue("[redacted]") }
 
-func entryOf(delivery Delivery) entry {
+func (i *Intake) entryOf(delivery Delivery) entry {
 	call := installation.CallOf(delivery.Invocation)
+	call.At = i.Now()
 	call.Installed, call.Scheduled, call.TooOld = delivery.Installed, delivery.Scheduled, delivery.TooOld
 	e := entry{Version: entryVersion, Call: call, Removed: delivery.Removed, Changed: delivery.Changed, Commit: delivery.Commit}
 	for _, kind := range []forge.ActorKind{forge.ActorSystem, forge.ActorUser} {
