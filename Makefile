@@ -68,8 +68,11 @@ fuzz: ## each fuzz target for FUZZTIME (default 1m), one after another
 	.ci/fuzz $(FUZZTIME)
 
 .PHONY: bench
-bench: ## the receiver beside a bare enqueue; nothing else should run meanwhile
-	go test -run '^$$' -timeout 60m -bench Intake $(BENCHFLAGS) ./internal/bench
+bench: bench-ingest ## the benchmarks that take minutes
+
+.PHONY: bench-ingest
+bench-ingest: ## the intake of events beside its peers: minutes, and nothing else should run meanwhile
+	go test -run '^$$' -timeout 60m -bench Ingest -benchtime 1x $(BENCHFLAGS) ./internal/bench
 
 .PHONY: bench-git
 bench-git: ## git jobs beside the command line and go-git: an hour, and nothing else should run meanwhile

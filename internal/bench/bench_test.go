@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 const (
@@ -20,13 +19,8 @@ const (
 
 // reportVariable names a file, relative to the top folder, that gets the tables too:
 //
-//	GITSMITH_BENCH_REPORT=docs/performance.md make bench
+//	GITSMITH_BENCH_REPORT=docs/performance.md make bench-ingest
 const reportVariable = "GITSMITH_BENCH_REPORT"
-
-// BenchmarkIntake is the receiver beside a bare enqueue.
-func BenchmarkIntake(b *testing.B) {
-	report(b, "intake", Machine(b.Context())+", "+time.Now().Format(time.DateOnly), benchmarkIntake(b))
-}
 
 // report prints tables and puts them into the part of the report that is theirs, between two marks.
 func report(b *testing.B, part, machine string, tables []Table) {

@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 		err = serveAlone(os.Getenv(serverVariable))
 	case os.Getenv(workVariable) != "":
 		err = workAlone(os.Getenv(workVariable))
+	case os.Getenv(signatureVariable) != "":
+		err = verifyAlone(os.Getenv(signatureVariable))
 	case os.Getenv(childrenVariable) != "":
 		err = reportChildren()
 	default:

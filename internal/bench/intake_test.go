@@ -5,8 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -14,29 +12,20 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
-	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
-	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
 )
 
 const (
 	connections = 64
-	// requestsARound and tasksARound take about a second each.
-	requestsARound = 8_000
-	tasksARound    = 20_000
 	// fitLife is the longest that a verifier takes. A round's FITs are signed before it begins.
 	fitLife = 5 * time.Minute
 )
@@ -50,12 +39,17 @@ type load struct {
 // drive calls do for 0 to n-1 from as many goroutines as there are connections.
 func drive(tb testing.TB, n int, do func(i int) error) load {
 	tb.Helper()
+	return driveFrom(tb, connections, n, do)
+}
+
+func driveFrom(tb testing.TB, clients, n int, do func(i int) error) load {
+	tb.Helper()
 	took := make([]time.Duration, n)
-	errs := make([]error, connections)
+	errs := make([]error, clients)
 	var next atomic.Int64
 	var group sync.WaitGroup
 	start := time.Now()
-	for worker := range connections {
+	for worker := range clients {
 		group.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n && errs[worker] == nil; i = int(next.Add(1)) - 1 {
 				begin := time.Now()
@@ -79,12 +73,14 @@ type intake struct {
 	issuer *forgetest.Issuer
 	redis  redis.UniversalClient
 	client *http.Client
-	url    string
+	url    string // of jobs
+	base   string
 	pid    int
 	common []string // settings that a worker shares
 }
 
-func startIntake(tb testing.TB) *intake {
+// startIntake starts a receiver on a Redis of its own, with further settings.
+func startIntake(tb testing.TB, settings ...string) *intake {
 	tb.Helper()
 	issuer, err := forgetest.NewIssuer()
 	if err != nil {
@@ -92,6 +88,12 @@ func startIntake(tb testing.TB) *intake {
 	}
 	keys := httptest.NewServer(issuer.Handler())
 	tb.Cleanup(keys.Close)
+	return startReceiver(tb, issuer, keys.URL, settings...)
+}
+
+// startReceiver is startIntake with the keys of an issuer that others use too.
+func startReceiver(tb testing.TB, issuer *forgetest.Issuer, keys string, settings ...string) *intake {
+	tb.Helper()
 	server := queuetest.Start(tb)
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails (crypto/rand)
@@ -100,14 +102,15 @@ func startIntake(tb testing.TB) *intake {
 		"HOME=" + tb.TempDir(), "PATH=" + os.Getenv("PATH"), "GITSMITH_REDIS_URL=" + server.URL,
 		"GITSMITH_SEAL_KEYS=bench:" + base64.StdEncoding.EncodeToString(key),
 	}
-	api, log := startBinary(tb, buildProgram(tb, "api"), append(slices.Clone(common), "GITSMITH_APP_ID="+issuer.AppID, "GITSMITH_JWKS_URL="+keys.URL,
-		"GITSMITH_ADDR="+public, "GITSMITH_OPS_ADDR="+private))
+	api, log := startBinary(tb, buildProgram(tb, "api"), slices.Concat(common, settings, []string{
+		"GITSMITH_APP_ID=" + issuer.AppID, "GITSMITH_JWKS_URL=" + keys, "GITSMITH_ADDR=" + public, "GITSMITH_OPS_ADDR=" + private,
+	}))
 	tb.Cleanup(api.stop)
 	transport := &http.Transport{MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections}
 	tb.Cleanup(transport.CloseIdleConnections)
 	in := &intake{
 		tb: tb, issuer: issuer, redis: server.Client(), client: &http.Client{Transport: transport, Timeout: time.Minute},
-		url: "http://" + public + "/v1/jobs", pid: api.process.Process.Pid, common: common,
+		url: "http://" + public + "/v1/jobs", base: "http://" + public, pid: api.process.Process.Pid, common: common,
 	}
 	in.awaitReady("http://"+private+"/readyz", log)
 	return in
@@ -194,115 +197,3 @@ func (in *intake) awaitReady(url, log string) {
 const body = `{"repository": {"workspace": "acme", "slug": "web"}, "push": {"branch": "chore/license", "base": "main", "create": true,
 	"message": "Update the year\n\nIt is in many files.", "changes": [
 	{"replace": {"paths": ["LICENSE", "**/*.go"], "pattern": "Copyright 2025", "with": "Copyright 2026"}}]}}`
-
-// requests is one round: each request has a FIT of its own, and all bring the same OAuth token, as Forge does.
-func (in *intake) requests() load {
-	in.tb.Helper()
-	systemToken := in.issuer.OAuthToken(forgetest.OAuthOptions{ExpiresAt: time.Now().Add(2 * time.Hour), Scopes: []string{"write:repository:bitbucket"}})
-	fits := make([]string, requestsARound)
-	drive(in.tb, len(fits), func(i int) error {
-		fits[i] = in.issuer.FIT(forgetest.FITOptions{Life: fitLife, Principal: "user-" + strconv.Itoa(i%100)})
-		return nil
-	})
-	return drive(in.tb, len(fits), func(i int) error {
-		request, err := http.NewRequestWithContext(in.tb.Context(), http.MethodPost, in.url, strings.NewReader(body))
-		if err != nil {
-			return err
-		}
-		request.Header.Set("Authorization", "Bearer "+fits[i])
-		request.Header.Set("Content-Type", "application/json")
-		request.Header.Set(forge.HeaderSystemToken, systemToken)
-		response, err := in.client.Do(request)
-		if err != nil {
-			return err
-		}
-		defer response.Body.Close()
-		answer, err := io.ReadAll(response.Body)
-		if err == nil && response.StatusCode != http.StatusAccepted {
-			err = fmt.Errorf("status %d: %s", response.StatusCode, answer)
-		}
-		return err
-	})
-}
-
-// queued is how many jobs wait, and the size of one's payload.
-func (in *intake) queued() (count, payload int) {
-	in.tb.Helper()
-	inspector := asynq.NewInspectorFromRedisClient(in.redis)
-	info, err := inspector.GetQueueInfo(string(job.ClassInteractive))
-	if err != nil {
-		in.tb.Fatal(err)
-	}
-	tasks, err := inspector.ListPendingTasks(string(job.ClassInteractive), asynq.PageSize(1))
-	if err != nil || len(tasks) == 0 {
-		in.tb.Fatalf("no task is queued: %v", err)
-	}
-	return info.Pending, len(tasks[0].Payload)
-}
-
-// tasks is one round of bare enqueues.
-func (in *intake) tasks(payload int) load {
-	in.tb.Helper()
-	client := asynq.NewClientFromRedisClient(in.redis)
-	content := make([]byte, payload)
-	_, _ = rand.Read(content) // never fails (crypto/rand)
-	const name = "bare"
-	round := drive(in.tb, tasksARound, func(int) error {
-		_, err := client.EnqueueContext(in.tb.Context(), asynq.NewTask("push", content),
-			asynq.TaskID(uuid.NewString()), asynq.Queue(name), asynq.Timeout(time.Hour), asynq.Retention(time.Hour))
-		return err
-	})
-	if err := asynq.NewInspectorFromRedisClient(in.redis).DeleteQueue(name, true); err != nil {
-		in.tb.Fatal(err)
-	}
-	return round
-}
-
-// benchmarkIntake is the table of the receiver beside asynq alone, if it was asked for.
-func benchmarkIntake(b *testing.B) (tables []Table) {
-	b.Run("intake", func(b *testing.B) {
-		in := startIntake(b)
-		var receiver, bare []load
-		var payload int
-		var memory int64
-		round := func() {
-			receiver = append(receiver, in.requests())
-			var count int
-			if count, payload = in.queued(); count != len(receiver)*requestsARound {
-				b.Fatalf("%d jobs are queued after %d requests", count, len(receiver)*requestsARound)
-			}
-			memory = peakMemory(strconv.Itoa(in.pid))
-			bare = append(bare, in.tasks(payload))
-		}
-		for b.Loop() {
-			round()
-		}
-		for len(bare) < minRounds {
-			round()
-		}
-		tables = append(tables, intakeTable(bare, receiver, payload, memory))
-	})
-	return tables
-}
-
-func intakeTable(bare, receiver []load, payload int, memory int64) Table {
-	rate := func(l load) float64 { return l.rate }
-	row := func(name string, all []load, memory string) []string {
-		return []string{
-			name, fmt.Sprintf("%.0f", median(all, rate)), fmt.Sprintf("%.2f", median(all, rate)/median(bare, rate)),
-			fmt.Sprintf("%.1f ms", median(all, func(l load) float64 { return l.p50.Seconds() * 1000 })),
-			fmt.Sprintf("%.1f ms", median(all, func(l load) float64 { return l.p99.Seconds() * 1000 })), memory,
-		}
-	}
-	return Table{
-		Title: fmt.Sprintf("Intake: %d at once", connections),
-		Note: fmt.Sprintf("asynq alone: its client in the load's own process, tasks of %d random bytes. Receiver: the binary, POST /v1/jobs over\n"+
-			"loopback, each with its own FIT (RS256, 2048 bits) and an OAuth token; the FIT is verified, the token kept, the job\n"+
-			"checked, sealed (%d bytes) and queued. Redis: append-only file, fsync every second.", payload, payload),
-		Header: []string{"way", "a second", "of asynq alone", "p50", "p99", "peak memory"},
-		Rows: [][]string{
-			row("asynq alone", bare, ""),
-			row("receiver", receiver, megabytes(memory)),
-		},
-	}
-}
