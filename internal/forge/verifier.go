@@ -168,7 +168,7 @@ func (v *Verifier) Verify(ctx context.Context, header http.Header) (Invocation, 
 		return key, err
 	})
 	if err != nil {
-		return Invocation{}, classify(err)
+		return Invocation{}, v.explain(text, err)
 	}
 	if err := v.check(&found, label); err != nil {
 		return Invocation{}, err
@@ -197,7 +197,12 @@ func bearer(header http.Header) (string, error) {
 
 // keysFor chooses the keys by the FIT's icLabel, which is not verified yet: it selects among URLs that the operator's template
 // can make, and must be the verified one afterwards.
+//
+// Without a template there is one URL, and the label is looked at once it is verified.
 func (v *Verifier) keysFor(text string) (*keySet, string, error) {
+	if v.config.JWKSURLTemplate == "" {
+		return v.keys, "", nil
+	}
 	var unverified claims
 	if _, _, err := v.parser.ParseUnverified(text, &unverified); err != nil {
 		return nil, "", classify(err)
@@ -206,8 +211,6 @@ func (v *Verifier) keysFor(text string) (*keySet, string, error) {
 	switch {
 	case label == "":
 		return v.keys, "", nil
-	case v.config.JWKSURLTemplate == "":
-		return nil, "", refused("it comes from an Isolated Cloud, and GITSMITH_JWKS_URL_TEMPLATE is not set")
 	case !icLabelShape.MatchString(label):
 		return nil, "", refused("its icLabel is no label")
 	}
@@ -245,6 +248,8 @@ func (v *Verifier) check(found *claims, label string) error {
 		return refused("it has no iat, or lives longer than %s", maxLife)
 	case len(found.Audience) != 1 || found.App.ID != found.Audience[0] || !slices.Contains(v.config.AppIDs, found.App.ID):
 		return refused("its app.id is not its audience")
+	case found.ICLabel != "" && v.config.JWKSURLTemplate == "":
+		return errNoTemplate()
 	case found.ICLabel != label:
 		return refused("its icLabel changed under verification")
 	case found.installation() == "":
@@ -281,6 +286,22 @@ func (v *Verifier) withTokens(found claims, header http.Header) (Invocation, err
 		*token = OAuthToken{Text: secret.New(values[0]), ExpiresAt: expiry}
 	}
 	return invocation, nil
+}
+
+// explain is why a FIT did not verify. One of an Isolated Cloud has keys that are not looked for without a template: then its label says
+// more than that nobody knows its key.
+func (v *Verifier) explain(text string, err error) error {
+	var unverified claims
+	if v.config.JWKSURLTemplate == "" {
+		if _, _, parseErr := v.parser.ParseUnverified(text, &unverified); parseErr == nil && unverified.ICLabel != "" {
+			return errNoTemplate()
+		}
+	}
+	return classify(err)
+}
+
+func errNoTemplate() error {
+	return refused("it comes from an Isolated Cloud, and GITSMITH_JWKS_URL_TEMPLATE is not set")
 }
 
 func refused(format string, args ...any) error {
