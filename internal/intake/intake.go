@@ -59,7 +59,7 @@ type Config struct {
 	Patience time.Duration // for Redis to take a delivery before it goes to the spool; default 1.5 s. Forge waits 5 s
 	Look     time.Duration // between looks whether Redis is back; default 200 ms
 	Now      func() time.Time
-	Spooled  func()        // called for each delivery that went to the spool; may be nil
+	Spooled  func() // called for each delivery that went to the spool; may be nil
 }
 
 // Intake takes deliveries. It may be used concurrently.

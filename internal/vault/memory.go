@@ -2,7 +2,7 @@ package vault
 
 import (
 	"crypto/sha256"
-	"fmt"
+	"encoding/binary"
 	"sync"
 	"time"
 
@@ -13,7 +13,13 @@ import (
 type fingerprint [sha256.Size]byte
 
 func fingerprintOf(installation string, actor forge.Actor, token forge.OAuthToken) fingerprint {
-	return sha256.Sum256(fmt.Appendf(nil, "%q%q%q%d", installation, member(actor), token.Text.Reveal(), token.ExpiresAt.UnixMilli()))
+	parts := [...]string{installation, member(actor), token.Text.Reveal()}
+	text := make([]byte, 0, 32+len(parts[0])+len(parts[1])+len(parts[2]))
+	text = binary.BigEndian.AppendUint64(text, uint64(token.ExpiresAt.UnixMilli())) //nolint:gosec // after 1970
+	for _, part := range parts {
+		text = append(binary.BigEndian.AppendUint64(text, uint64(len(part))), part...)
+	}
+	return sha256.Sum256(text)
 }
 
 // memorySize bounds each of the two generations; an entry takes about a hundred bytes.
