@@ -192,8 +192,3 @@ func (in *intake) awaitReady(url, log string) {
 		}
 	}
 }
-
-// body is a push of one line: what most jobs look like.
-const body = `{"repository": {"workspace": "acme", "slug": "web"}, "push": {"branch": "chore/license", "base": "main", "create": true,
-	"message": "Update the year\n\nIt is in many files.", "changes": [
-	{"replace": {"paths": ["LICENSE", "**/*.go"], "pattern": "Copyright 2025", "with": "Copyright 2026"}}]}}`

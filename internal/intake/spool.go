@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -146,25 +145,29 @@ func (i *Intake) drain(ctx context.Context) {
 	}
 }
 
-// errForeign is what a record is that this receiver cannot read.
-var errForeign = errors.New("it was written by a newer receiver, or its sealing key is not in GITSMITH_SEAL_KEYS any more")
+// unreadable is what a record is that this receiver cannot read. The spool puts its file aside and goes on; an operator can bring the key
+// back, and the file under its old name: what it holds is taken once.
+func (i *Intake) unreadable(ctx context.Context, err error) error {
+	i.Logger.ErrorContext(ctx, "a record of the spool cannot be read: it was written by a newer receiver, or its sealing key is not in GITSMITH_SEAL_KEYS any more; its file is put aside",
+		slog.String("error", secret.Scrub(fault.Private(err))))
+	return fault.Wrapf(fault.Invalid, err, "a record of the spool cannot be read")
+}
 
-// applyRecord does what a record says. Only what may work later is an error: then the record stays. A record that cannot be read stays
-// too: to pass over it would lose it, and an operator can bring its key back.
+// applyRecord does what a record says. What may work later is an error, and so is what cannot be read.
 func (i *Intake) applyRecord(ctx context.Context, record []byte) error {
 	plain, err := i.Keyring.Open(record, sealContext)
 	if err != nil {
-		return fmt.Errorf("a record of the spool cannot be opened: %w", errors.Join(errForeign, err))
+		return i.unreadable(ctx, err)
 	}
 	var e entry
 	if err := json.Unmarshal(plain, &e); err != nil || e.Version > entryVersion {
-		return fmt.Errorf("a record of the spool cannot be read: %w", errors.Join(errForeign, err))
+		return i.unreadable(ctx, errors.Join(errors.New("it is of another version"), err))
 	}
 	jobs := make([]job.Job, 0, len(e.Jobs))
 	for _, payload := range e.Jobs {
 		j, err := job.Unmarshal(payload, i.Keyring)
 		if err != nil {
-			return fmt.Errorf("a record of the spool cannot be read: %w", err)
+			return i.unreadable(ctx, err)
 		}
 		jobs = append(jobs, j)
 	}

@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"os"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
 )
 
 // Drain gives the records to apply, oldest first, until there are none, and returns how many were taken. It stops at the first error,
-// which it returns, and goes on from there the next time; appends go on meanwhile. Should the process die before a segment is at its
+// which it returns, and goes on from there the next time; appends go on meanwhile. Only an Invalid fault is about the record itself: nobody
+// can take it now, so the others are, and its segment is put aside like a damaged one. Should the process die before a segment is at its
 // end, all of its records come again: apply does twice what is done once.
 func (s *Spool) Drain(ctx context.Context, apply func(ctx context.Context, content []byte) error) (int, error) {
 	s.draining.Lock()
@@ -59,7 +62,9 @@ func (s *Spool) drainSegment(ctx context.Context, from *segment, apply func(cont
 		}
 		if each.time.Before(limit) {
 			expired++
-		} else if err := apply(ctx, each.content); err != nil {
+		} else if err := apply(ctx, each.content); fault.KindOf(err) == fault.Invalid {
+			from.refused++
+		} else if err != nil {
 			s.tellExpired(expired)
 			return taken, err
 		} else {
@@ -70,7 +75,7 @@ func (s *Spool) drainSegment(ctx context.Context, from *segment, apply func(cont
 		s.mutex.Unlock()
 	}
 	s.tellExpired(expired)
-	if err := s.remove(from.number, len(damaged) > 0); err != nil {
+	if err := s.remove(from.number, len(damaged)+from.refused > 0); err != nil {
 		return taken, fmt.Errorf("spool: %w", err)
 	}
 	for _, each := range damaged {
@@ -80,7 +85,7 @@ func (s *Spool) drainSegment(ctx context.Context, from *segment, apply func(cont
 	}
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
-	s.damaged += len(damaged)
+	s.damaged += len(damaged) + from.refused
 	s.segments = s.segments[1:]
 	return taken, nil
 }

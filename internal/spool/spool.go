@@ -64,6 +64,7 @@ type segment struct {
 	bytes   int64
 	records int
 	taken   int // of them, the first that were taken
+	refused int // of those, by whoever was to take them
 	oldest  time.Time
 	newest  time.Time
 }
@@ -73,7 +74,7 @@ type Stats struct {
 	Records int       // that wait to be taken
 	Bytes   int64     // on disk
 	Oldest  time.Time // when the segment of the first record was begun; zero in an empty spool
-	Damaged int       // places without a whole record that were come upon since Open
+	Damaged int       // places without a whole record, and records that could not be taken, that were come upon since Open
 }
 
 // Open makes the folder where it is not there and takes it for this process. It reads what an earlier process left.

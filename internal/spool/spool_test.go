@@ -322,6 +322,32 @@ func TestADamagedSegmentIsReportedAndPutAside(t *testing.T) {
 	}
 }
 
+// TestARefusedRecordIsPutAside takes those behind it, and keeps it: under its old name it is there again.
+func TestARefusedRecordIsPutAside(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, Options{Dir: dir})
+	add(t, s, "a", "sealed", "c")
+	path := files(t, dir, "*.spool")[0]
+	var taken []string
+	n, err := s.Drain(t.Context(), func(_ context.Context, content []byte) error {
+		if string(content) == "sealed" {
+			return fault.Newf(fault.Invalid, "there is no key for it")
+		}
+		taken = append(taken, string(content))
+		return nil
+	})
+	if err != nil || n != 2 || !slices.Equal(taken, []string{"a", "c"}) || s.Stats().Records != 0 || s.Stats().Damaged != 1 {
+		t.Fatal(n, taken, err, s.Stats())
+	}
+	if err := errors.Join(s.Close(), os.Rename(path+".damaged", path)); err != nil {
+		t.Fatal(err)
+	}
+	if got := drained(t, open(t, Options{Dir: dir})); !slices.Equal(got, []string{"a", "sealed", "c"}) {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestARecordFromAnotherSegmentDoesNotCount(t *testing.T) {
 	t.Parallel()
 	data, _, _ := damage()
