@@ -25,6 +25,11 @@ func (b *base) newDoor(ctx context.Context, settings config.API, jobs *queue.Cli
 	d := &door{size: settings.SpoolSize}
 	config := intake.Config{
 		Jobs: jobs, Tokens: b.vault, Installations: b.installations, Ping: jobs.Ping, Keyring: settings.Keyring, Logger: b.logger,
+		Instance: jobs.Instance, Renewed: func(ctx context.Context) error {
+			b.vault.Renew()
+			b.installations.Renew()
+			return jobs.Renew(ctx)
+		},
 		Spooled: b.metrics.Spooled,
 	}
 	if settings.SpoolDir != "" {

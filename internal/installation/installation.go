@@ -221,6 +221,13 @@ func (s *Store) knows(id string, now seen) bool {
 	return found && now.at.Sub(last.at) < s.Remember && now.version == last.version && now.environment == last.environment && !now.token.After(last.token)
 }
 
+// Renew lets every call be written down again: it may be another Redis.
+func (s *Store) Renew() {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	clear(s.known)
+}
+
 // Get is an installation's record, or a NotFound fault.
 func (s *Store) Get(ctx context.Context, id string) (Record, error) {
 	fields, err := s.redis.HGetAll(ctx, recordKey(id)).Result()

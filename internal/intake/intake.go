@@ -52,9 +52,13 @@ type Config struct {
 	Tokens        Tokens
 	Installations Installations
 	Ping          func(ctx context.Context) error // whether Redis is there
-	Spool         Spool
-	Keyring       *secret.Keyring
-	Logger        *slog.Logger
+	// Instance names the Redis that answers: another name after a restart or a failover. May be nil, and empty where nobody knows.
+	Instance func(ctx context.Context) (string, error)
+	// Renewed is called when another Redis answers than before: it may lack what this process believes to be there. May be nil.
+	Renewed func(ctx context.Context) error
+	Spool   Spool
+	Keyring *secret.Keyring
+	Logger  *slog.Logger
 
 	Patience time.Duration // for Redis to take a delivery before it goes to the spool; default 1.5 s. Forge waits 5 s
 	Look     time.Duration // between looks whether Redis is back; default 200 ms
@@ -68,6 +72,10 @@ type Intake struct {
 	away  atomic.Bool // Redis did not answer, and nobody has seen it since
 	dirty atomic.Bool // something may be in the spool
 	wake  chan struct{}
+
+	recent   recent
+	instance string    // that answered last; [Intake.Run]'s alone, as is met
+	met      time.Time // when that was looked at
 }
 
 // New makes an Intake. What an earlier process left in the spool is taken once [Intake.Run] runs.
@@ -99,6 +107,7 @@ type Delivery struct {
 	Commit string
 	// Changed is the UUID of a repository whose name may be another by now; empty for none.
 	Changed string
+	Size    int // bytes of the request, about
 }
 
 // Taken is what became of a delivery.
@@ -122,11 +131,11 @@ type Job struct {
 func (i *Intake) Take(ctx context.Context, delivery Delivery) (Taken, error) {
 	entry := i.entryOf(delivery)
 	if i.Spool == nil {
-		return i.apply(ctx, entry, delivery.Jobs)
+		return i.direct(ctx, entry, delivery)
 	}
 	if !i.away.Load() {
 		limited, cancel := context.WithTimeout(ctx, i.Patience)
-		taken, err := i.apply(limited, entry, delivery.Jobs)
+		taken, err := i.direct(limited, entry, delivery)
 		cancel()
 		if err == nil || !isAway(err) {
 			return taken, err
@@ -139,6 +148,15 @@ func (i *Intake) Take(ctx context.Context, delivery Delivery) (Taken, error) {
 		}
 	}
 	return i.spool(ctx, entry, delivery.Jobs)
+}
+
+// direct does a delivery in Redis, and remembers it for a while.
+func (i *Intake) direct(ctx context.Context, e entry, delivery Delivery) (Taken, error) {
+	taken, err := i.apply(ctx, e, delivery.Jobs)
+	if err == nil {
+		i.remember(e, delivery.Jobs, delivery.Size)
+	}
+	return taken, err
 }
 
 // isAway reports that it was Redis that failed. The end of a call's own time is that too.

@@ -439,3 +439,41 @@ func TestForeignRecord(t *testing.T) {
 		t.Errorf("the log does not say what to do: %s", log)
 	}
 }
+
+// TestRedisForgets does again what a Redis that died had answered and not yet written down, once.
+func TestRedisForgets(t *testing.T) {
+	h := newHouse(t)
+	h.tokens = vault.New(h.client, h.ring, vault.Options{})
+	h.known = installation.New(h.client, installation.Options{})
+	p := h.start(func(config *intake.Config) {
+		config.Instance = h.jobs.Instance
+		config.Renewed = func(ctx context.Context) error {
+			h.tokens.Renew()
+			h.known.Renew()
+			return h.jobs.Renew(ctx)
+		}
+	})
+	h.eventually("redis was met", func() bool { return intake.Met(p.Intake) })
+	var want []string
+	token := h.token(time.Hour)
+	for i := range 5 {
+		delivery := h.delivery(fmt.Sprint(i), token)
+		h.take(p, delivery)
+		want = append(want, delivery.Jobs[0].ID)
+	}
+	if err := h.client.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	h.redis.Restart()
+	h.eventually("the jobs are back", func() bool { return h.pending() == len(want) })
+	if got := h.created(); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	h.eventually("redis is there", func() bool {
+		taken, err := p.Take(t.Context(), h.delivery("0", token))
+		return err == nil && !taken.Spooled && !taken.Jobs[0].Created
+	})
+	if _, err := h.tokens.Take(t.Context(), forgetest.Installation, forge.Actor{Kind: forge.ActorSystem}); err != nil {
+		t.Errorf("the token is not there again: %v", err)
+	}
+}

@@ -91,17 +91,17 @@ func (i *Intake) spool(ctx context.Context, e entry, jobs []job.Job) (Taken, err
 	return taken, nil
 }
 
-// Run empties the spool whenever Redis is there, until ctx ends.
+// Run empties the spool whenever Redis is there, and looks after what a Redis that died may have lost, until ctx ends.
 func (i *Intake) Run(ctx context.Context) error {
-	if i.Spool == nil {
-		<-ctx.Done()
-		return nil
-	}
 	tick := time.NewTicker(i.Look)
 	defer tick.Stop()
 	for {
-		if i.dirty.Load() || i.away.Load() {
+		switch {
+		case i.Spool != nil && (i.dirty.Load() || i.away.Load()):
 			i.drain(ctx)
+		case i.Now().Sub(i.met) >= meetPause:
+			i.met = i.Now()
+			_ = i.meet(ctx) // the next look is soon, and deliveries find out by themselves
 		}
 		select {
 		case <-ctx.Done():
@@ -124,6 +124,9 @@ func (i *Intake) drain(ctx context.Context) {
 	look, cancel := context.WithTimeout(ctx, i.Patience)
 	err := i.Ping(look)
 	cancel()
+	if err == nil {
+		err = i.meet(ctx)
+	}
 	if err != nil {
 		i.away.Store(true)
 		return
@@ -153,6 +156,9 @@ func (i *Intake) unreadable(ctx context.Context, err error) error {
 	return fault.Wrapf(fault.Invalid, err, "a record of the spool cannot be read")
 }
 
+// applyTime is what one delivery may take that nobody waits for.
+const applyTime = 10 * time.Second
+
 // applyRecord does what a record says. What may work later is an error, and so is what cannot be read.
 func (i *Intake) applyRecord(ctx context.Context, record []byte) error {
 	plain, err := i.Keyring.Open(record, sealContext)
@@ -171,7 +177,7 @@ func (i *Intake) applyRecord(ctx context.Context, record []byte) error {
 		}
 		jobs = append(jobs, j)
 	}
-	limited, cancel := context.WithTimeout(ctx, 10*time.Second)
+	limited, cancel := context.WithTimeout(ctx, applyTime)
 	defer cancel()
 	_, err = i.apply(limited, e, jobs)
 	if err != nil && !isAway(err) && ctx.Err() == nil {

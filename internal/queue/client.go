@@ -8,9 +8,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
@@ -43,6 +45,51 @@ func (c *Client) Ping(ctx context.Context) error {
 		return unavailable(err, "redis")
 	}
 	return nil
+}
+
+// Instance names the Redis servers that answer, by the ids that each gives itself at its start; empty where they give none.
+func (c *Client) Instance(ctx context.Context) (string, error) {
+	cluster, ok := c.Redis.(*redis.ClusterClient)
+	if !ok {
+		return instanceOf(ctx, c.Redis)
+	}
+	var mutex sync.Mutex
+	var all []string
+	err := cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+		one, err := instanceOf(ctx, node)
+		mutex.Lock()
+		defer mutex.Unlock()
+		all = append(all, one)
+		return err
+	})
+	if err != nil {
+		return "", unavailable(err, "redis")
+	}
+	slices.Sort(all)
+	return strings.Join(all, " "), nil
+}
+
+// Renew makes the queues known where another Redis answers than before: asynq's client names each queue once in its life, and what is
+// not named is not found by asynq's inspector.
+func (c *Client) Renew(ctx context.Context) error {
+	var names []any
+	for name := range classes() {
+		names = append(names, name)
+	}
+	if err := c.Redis.SAdd(ctx, "asynq:queues", names...).Err(); err != nil {
+		return unavailable(err, "redis")
+	}
+	return nil
+}
+
+func instanceOf(ctx context.Context, node redis.Cmdable) (string, error) {
+	info, err := node.Info(ctx, "server").Result()
+	if err != nil {
+		return "", unavailable(err, "redis")
+	}
+	_, rest, _ := strings.Cut(info, "run_id:")
+	id, _, _ := strings.Cut(rest, "\r\n")
+	return id, nil
 }
 
 // Get is a job of the installation, or a NotFound fault.

@@ -49,7 +49,7 @@ func (r *receiver) events(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	delivery := intake.Delivery{Invocation: c.Invocation}
+	delivery := intake.Delivery{Invocation: c.Invocation, Size: int(c.Request().ContentLength)}
 	switch happened.Type {
 	case forge.EventInstalled, forge.EventUpgraded: // an app may send its lifecycle here too
 		delivery.Installed = true

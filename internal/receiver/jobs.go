@@ -33,7 +33,7 @@ func (r *receiver) submit(ctx context.Context, c *call) error {
 			}
 		}
 	}
-	taken, err := r.Intake.Take(ctx, intake.Delivery{Invocation: c.Invocation, Jobs: []job.Job{asked}})
+	taken, err := r.Intake.Take(ctx, intake.Delivery{Invocation: c.Invocation, Jobs: []job.Job{asked}, Size: int(c.Request().ContentLength)})
 	switch {
 	case err != nil:
 		return err

@@ -196,6 +196,9 @@ func (v *Vault) Forget(ctx context.Context, installation string) error {
 	}
 }
 
+// Renew lets every token be sent to Redis again that comes: it may be another Redis.
+func (v *Vault) Renew() { v.memory.clear() }
+
 // MarkInstalled notes that the app was installed or upgraded just now.
 func (v *Vault) MarkInstalled(ctx context.Context, installation string) error {
 	err := v.redis.Set(ctx, installedKey(installation), "1", InstallGrace).Err()
