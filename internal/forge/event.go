@@ -121,6 +121,14 @@ func digestOf(fields map[string]any) (string, error) {
 // Head is the commit that a push event left at its ref; empty for a ref that was deleted and for other events.
 func (e Event) Head() string { return textOf(objectOf(e.Fields, "push"), "after") }
 
+// isTag reports whether a push event has the form of a tag's, which says nothing of branches and commits. Jobs push no tags: a tag is
+// somebody's word, on a commit of ours too.
+func isTag(push map[string]any) bool {
+	_, branch := push["mainbranch"]
+	_, commits := push["commits"]
+	return !branch && !commits
+}
+
 // JobTrailer begins the line of a commit message that names the job which made the commit.
 const JobTrailer = "Forge-Job: "
 
@@ -129,7 +137,7 @@ const JobTrailer = "Forge-Job: "
 func (e Event) MayBeOurs() bool {
 	push := objectOf(e.Fields, "push")
 	commits, _ := push["commits"].([]any)
-	if e.Type != EventPush || textOf(push, "after") == "" {
+	if e.Type != EventPush || textOf(push, "after") == "" || isTag(push) {
 		return false
 	}
 	for _, each := range commits {

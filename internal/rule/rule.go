@@ -156,7 +156,11 @@ func (r *rule) coalesceKey(event forge.Event, request job.Request, variables map
 		}
 		what = text
 	case request.Clone != nil && event.Type == forge.EventPush:
-		what, _ = variables["event"].(map[string]any)["push"].(map[string]any)["ref"].(string)
+		push, _ := variables["event"].(map[string]any)["push"].(map[string]any)
+		what, _ = push["ref"].(string)
+		if _, isBranch := push["mainbranch"]; what != "" && !isBranch { // a tag's event; its ref may be called as a branch is
+			what = "tag " + what
+		}
 	}
 	if what == "" || event.Timestamp.IsZero() { // nobody can tell which is newer
 		return "", nil

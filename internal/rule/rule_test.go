@@ -33,9 +33,15 @@ func parse(t *testing.T, text string) *rule.Set {
 const place = `"workspace":{"uuid":"{4c16a397-8e48-479c-8ca2-442e46c90570}"},"repository":{"uuid":"{15a31549-1cff-45dc-9d0d-310114c5038b}"},` +
 	`"timestamp":"2026-11-23T12:00:00.123456Z","actor":{"accountId":"557058:ada"},`
 
-func push(t *testing.T, ref, more string) forge.Event {
+// push is a branch's event, pushTag a tag's, which says less.
+func push(t *testing.T, branch, more string) forge.Event {
 	t.Helper()
-	return event(t, `"eventType":"avi:bitbucket:push:repository","push":{"ref":"`+ref+`","mainbranch":"main"`+more+`}`)
+	return event(t, fmt.Sprintf(`"eventType":"avi:bitbucket:push:repository","push":{"ref":%q,"mainbranch":%t%s}`, branch, branch == "main", more))
+}
+
+func pushTag(t *testing.T, tag, more string) forge.Event {
+	t.Helper()
+	return event(t, fmt.Sprintf(`"eventType":"avi:bitbucket:push:repository","push":{"ref":%q%s}`, tag, more))
 }
 
 func event(t *testing.T, fields string) forge.Event {
@@ -67,18 +73,19 @@ func none(t *testing.T, set *rule.Set, happened forge.Event) {
 func TestArchiveMain(t *testing.T) {
 	t.Parallel()
 	set := example(t, "archive-main.yml")
-	got := decide(t, set, push(t, "refs/heads/main", ""))
+	got := decide(t, set, push(t, "main", ""))
 	if got.Rule != "archive-main" || got.Class != job.ClassEvent || got.User != "" || got.Coalesce == "" ||
 		got.Request.OnExpiry != job.OnExpiryWait || got.Request.Clone.Ref != "refs/heads/main" || got.Request.Clone.Archive != job.ArchiveTarGz ||
 		got.Request.Repository.RepositoryUUID != "{15a31549-1cff-45dc-9d0d-310114c5038b}" {
 		t.Errorf("%+v %+v", got, got.Request.Clone)
 	}
-	again := decide(t, set, push(t, "refs/heads/main", `,"after":"b"`))
+	again := decide(t, set, push(t, "main", `,"after":"b"`))
 	if again.Coalesce != got.Coalesce {
 		t.Error("a newer push does not replace an older one")
 	}
-	none(t, set, push(t, "refs/heads/other", ""))
-	none(t, set, push(t, "refs/heads/main", `,"closed":true`))
+	none(t, set, push(t, "other", ""))
+	none(t, set, push(t, "main", `,"closed":true`))
+	none(t, set, pushTag(t, "main", ""))
 	none(t, set, event(t, `"eventType":"avi:bitbucket:created:repository"`))
 	none(t, set, event(t, `"eventType":"avi:bitbucket:push:repository"`))
 }
@@ -86,7 +93,7 @@ func TestArchiveMain(t *testing.T) {
 func TestChangelogOnTag(t *testing.T) {
 	t.Parallel()
 	set := example(t, "changelog-on-tag.yml")
-	got := decide(t, set, push(t, "refs/tags/v1.2.0", `,"created":true,"message":{"value":"It costs $1.\n","truncated":false}`))
+	got := decide(t, set, pushTag(t, "v1.2.0", `,"created":true,"message":{"value":"It costs $1.\n","truncated":false}`))
 	change := got.Request.Push.Changes[0].Replace
 	if got.Request.Push.Branch != "main" || got.Request.Push.Message != "Add v1.2.0 to the changelog" || got.Coalesce != "" {
 		t.Errorf("%+v", got.Request.Push)
@@ -94,22 +101,22 @@ func TestChangelogOnTag(t *testing.T) {
 	if want := "# Changelog\n\n## v1.2.0, 2026-11-23\n\nIt costs $$1.\n"; change.With != want {
 		t.Errorf("%q, want %q", change.With, want)
 	}
-	if got := decide(t, set, push(t, "refs/tags/v2", `,"created":true`)).Request.Push.Changes[0].Replace.With; !strings.Contains(got, "No notes.") {
+	if got := decide(t, set, pushTag(t, "v2", `,"created":true`)).Request.Push.Changes[0].Replace.With; !strings.Contains(got, "No notes.") {
 		t.Error(got)
 	}
-	none(t, set, push(t, "refs/tags/nightly", `,"created":true`))
-	none(t, set, push(t, "refs/heads/v1", `,"created":true`))
-	none(t, set, push(t, "refs/tags/v1", `,"closed":true,"created":false`))
+	none(t, set, pushTag(t, "nightly", `,"created":true`))
+	none(t, set, push(t, "v1", `,"created":true`))
+	none(t, set, pushTag(t, "v1", `,"closed":true,"created":false`))
 }
 
 func TestLicenceHeader(t *testing.T) {
 	t.Parallel()
 	set := example(t, "licence-header.yml")
-	got := decide(t, set, push(t, "refs/heads/main", `,"created":true`))
+	got := decide(t, set, push(t, "main", `,"created":true`))
 	if len(got.Request.Push.Changes[0].Replace.Paths) != 2 || got.Request.Push.Branch != "main" {
 		t.Errorf("%+v", got.Request.Push)
 	}
-	none(t, set, push(t, "refs/heads/main", `,"created":false`))
+	none(t, set, push(t, "main", `,"created":false`))
 }
 
 func TestMirrorPullRequests(t *testing.T) {
@@ -125,6 +132,53 @@ func TestMirrorPullRequests(t *testing.T) {
 	// What an event holds goes through the same checks as what a caller sends.
 	if _, failures := set.Decide(source("../../x y"), invocation); len(failures) != 1 || fault.KindOf(failures[0].Err) != fault.Invalid {
 		t.Error(failures)
+	}
+}
+
+// TestExamplesOnFixtures holds the examples against every event as Forge documents it: which make a job, and none fails.
+func TestExamplesOnFixtures(t *testing.T) {
+	t.Parallel()
+	want := map[string]string{
+		"push.full": "archive-main", "push.truncated.full": "archive-main", "push.created-main.min": "archive-main licence-header",
+		"push.tag.min": "changelog-on-tag", "created-pullrequest.full": "mirror-pull-requests", "created-pullrequest.min": "mirror-pull-requests",
+		"updated-pullrequest.full": "mirror-pull-requests", "updated-pullrequest.min": "mirror-pull-requests",
+	}
+	paths, err := filepath.Glob("../forge/testdata/events/*.json")
+	if err != nil || len(paths) < len(want) {
+		t.Fatalf("%d fixtures, %v", len(paths), err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		happened, err := forge.ParseEvent(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var made []string
+		for _, name := range []string{"archive-main", "changelog-on-tag", "licence-header", "mirror-pull-requests"} {
+			decisions, failures := example(t, name+".yml").Decide(happened, invocation)
+			if len(failures) > 0 {
+				t.Errorf("%s, %s: %v", path, name, failures)
+			}
+			for _, decided := range decisions {
+				made = append(made, decided.Rule)
+			}
+		}
+		if name := strings.TrimSuffix(filepath.Base(path), ".json"); strings.Join(made, " ") != want[name] {
+			t.Errorf("%s makes %q, want %q", name, made, want[name])
+		}
+	}
+}
+
+// TestTagsAndBranchesReplaceEachOtherNot: their events name both by the short name.
+func TestTagsAndBranchesReplaceEachOtherNot(t *testing.T) {
+	t.Parallel()
+	set := parse(t, `rules: [{name: a, on: "avi:bitbucket:push:*", job: {clone: {ref: "{{ event.push.ref }}"}}}]`)
+	branch, tag := decide(t, set, push(t, "v1", "")), decide(t, set, pushTag(t, "v1", ""))
+	if branch.Coalesce == "" || tag.Coalesce == "" || branch.Coalesce == tag.Coalesce {
+		t.Errorf("%q and %q", branch.Coalesce, tag.Coalesce)
 	}
 }
 
@@ -145,7 +199,7 @@ func TestExpressions(t *testing.T) {
 		"plain": "plain", "{{ event.number }}": "7", "{{ event.number + 1 }}": "8", "{{ event.half }}": "1.5", "{{ event.list }}": `[1,"a"]`,
 		"a {{ event.text }} b {{ event.flag }}": "a a b b true", `{{ event.missing ?? "none" }}`: "none", `{{ event.deep?.er?.nothing ?? "none" }}`: "none",
 		`{{ {"a": {"b": 1}}.a.b }}`: "1", `{{ "}}" }}`: "}}", `{{ invocation.workspace + "/" + invocation.module }}`: "w/events",
-		`{{ branch("refs/heads/a/b") }}|{{ branch("refs/tags/a") }}|{{ tag("refs/tags/a") }}`: "a/b||a", `{{ kebab("Fix: the Thing!") }}`: "fix-the-thing",
+		`{{ branch("refs/heads/a/b") }}|{{ branch("refs/tags/a") }}|{{ branch("a") }}`: "a/b||a", `{{ tag("refs/tags/a") }}|{{ tag("refs/heads/a") }}|{{ tag("v1") }}`: "a||v1", `{{ kebab("Fix: the Thing!") }}`: "fix-the-thing",
 		`{{ quoteRegexp("a.b") }}`: `a\.b`, `{{ quoteWith("$1") }}`: `$$1`, `{{ event.actor.accountId | upper() }}`: "557058:ADA",
 	} {
 		encoded, err := json.Marshal(template)
@@ -298,7 +352,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(text, []byte(`{"eventType":"avi:bitbucket:push:repository","push":{"ref":"refs/heads/main","mainbranch":"main","created":true}}`))
+		f.Add(text, []byte(`{"eventType":"avi:bitbucket:push:repository","push":{"ref":"main","mainbranch":true,"created":true}}`))
 	}
 	f.Add([]byte("rules: [{name: a, on: '*', when: 'event.a', job: {clone: {ref: '{{ event.a.b }}'}}}]"), []byte(`{"eventType":"x","a":{"b":[1]}}`))
 	f.Fuzz(func(t *testing.T, text, body []byte) {

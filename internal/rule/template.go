@@ -46,11 +46,12 @@ func options(more ...expr.Option) []expr.Option {
 	}, more...)
 }
 
-// shortName is a ref without its beginning; empty where it has another one.
+// shortName is a ref without its beginning, or a short name as it is, which is how Forge's push events name refs; empty for a full
+// ref that begins otherwise.
 func shortName(prefix string) func(...any) (any, error) {
 	return func(parameters ...any) (any, error) {
 		name, found := strings.CutPrefix(parameters[0].(string), prefix)
-		if !found {
+		if !found && strings.HasPrefix(name, "refs/") {
 			return "", nil
 		}
 		return name, nil
