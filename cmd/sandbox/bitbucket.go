@@ -15,6 +15,7 @@ import (
 
 // What the repository acme/web holds when the sandbox starts.
 var seed = map[string]string{
+	"CHANGELOG.md":      "# Changelog\n",
 	"README.md":         "# Web\n\nThe site runs at https://old.example.com and https://old.example.org.\n",
 	"docs/guide.md":     "Open https://old.example.com first.\n",
 	"docs/install.md":   "Nothing to replace here.\n",
@@ -41,6 +42,7 @@ func (s *sandbox) startBitbucket(ctx context.Context) (*bitbuckettest.Server, er
 	if err != nil {
 		return nil, err
 	}
+	s.gitServer = git
 	if err := git.CreateRepository(ctx, "acme/web", seed); err != nil {
 		return nil, err
 	}
@@ -52,11 +54,16 @@ func (s *sandbox) startBitbucket(ctx context.Context) (*bitbuckettest.Server, er
 			}
 		},
 	})
-	if _, err := server.AddRepository(bitbuckettest.Repository{Workspace: "acme", Slug: "web"}); err != nil {
+	web := bitbuckettest.Repository{Workspace: "acme", Slug: "web", WorkspaceUUID: "{" + workspaceID + "}", UUID: webUUID}
+	if _, err := server.AddRepository(web); err != nil {
 		return nil, err
 	}
+	s.bitbucket = server
 	server.AddToken(cloneUserToken, bitbuckettest.Grant{Scopes: allScopes, Default: bitbuckettest.Write})
 	s.gitURL, err = s.serve(ctx, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, token, ok := r.BasicAuth(); ok {
+			s.gitTokens.Store(token, true)
+		}
 		if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/git-receive-pack") {
 			if act := s.beforePush.Swap(nil); act != nil {
 				(*act)()

@@ -21,6 +21,7 @@ import (
 const (
 	timeToAnswerUI    = 25 * time.Second
 	timeToAnswerEvent = 5 * time.Second
+	timeToUninstall   = 55 * time.Second // once: its failure is ignored
 	redeliveries      = 4
 	maxBody           = 5 << 20
 )
@@ -29,6 +30,7 @@ const (
 const (
 	installation = "ari:cloud:ecosystem::installation/5a9db0c0-5a9d-4b0c-8a9d-b05a9db05a9d"
 	workspaceID  = "11111111-2222-4333-8444-555555555555"
+	webUUID      = "{66666666-7777-4888-8999-000000000000}" // of the repository acme/web
 	alice        = "712020:alice"
 )
 
@@ -75,12 +77,14 @@ type standInForge struct {
 	bitbucket *bitbuckettest.Server
 	receiver  string        // base URL
 	redeliver time.Duration // between deliveries of an event that was not taken; 60 s at Forge
+	gateway   gateway
 }
 
 // routes are the stand-in's own: the keys, and the door for developers.
 func (f *standInForge) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /.well-known/jwks.json", f.issuer.Handler())
+	mux.HandleFunc("POST /graphql", f.exchange)
 	mux.HandleFunc("POST /invoke", func(w http.ResponseWriter, r *http.Request) {
 		var call invocation
 		decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody+1<<20))
@@ -107,7 +111,10 @@ func (f *standInForge) deliver(ctx context.Context, call invocation) (answer, er
 		return answer{}, errors.New(`"path" must begin with a slash, such as /v1/jobs`)
 	}
 	limit, tries := timeToAnswerUI, 1
-	if strings.HasPrefix(call.Path, "/forge/") {
+	switch {
+	case call.Path == "/forge/uninstall":
+		limit = timeToUninstall
+	case strings.HasPrefix(call.Path, "/forge/"):
 		limit, tries = timeToAnswerEvent, 1+redeliveries
 	}
 	traceID := randomHex(16)
@@ -190,20 +197,28 @@ func (f *standInForge) sign(call invocation, header http.Header) error {
 		if kind != "system" && kind != "user" {
 			return fmt.Errorf(`tokens: %q is neither "system" nor "user"`, kind)
 		}
-		header.Set("X-Forge-Oauth-"+kind, f.oauthToken(scopes, time.Now().Add(tokenLife)))
+		token := f.oauthToken(scopes, time.Now().Add(tokenLife))
+		if kind == "system" {
+			f.gateway.system.Store(token, true)
+		}
+		header.Set("X-Forge-Oauth-"+kind, token)
 	}
 	return nil
 }
 
-// caller fills in who calls, by the path.
+// caller fills in who calls, by the path, with the modules that deploy/forge/manifest.yml has.
 func (f *standInForge) caller(call invocation) (principal string, module [2]string) {
 	module = [2]string{"bitbucket:repoMainMenuPage", "gitsmith-page"}
 	principal = alice
 	switch {
 	case strings.HasPrefix(call.Path, "/forge/schedule"):
-		principal, module = "", [2]string{"core:scheduledTrigger", "gitsmith-schedule"}
+		principal, module = "", [2]string{"core:scheduledTrigger", "hourly"}
+	case strings.HasPrefix(call.Path, "/forge/uninstall"):
+		principal, module = "", [2]string{"core:preUninstall", "uninstall"}
+	case strings.HasPrefix(call.Path, "/forge/events"):
+		principal, module = "", [2]string{"core:trigger", "events"}
 	case strings.HasPrefix(call.Path, "/forge/"):
-		principal, module = "", [2]string{"core:trigger", "gitsmith-lifecycle"}
+		principal, module = "", [2]string{"core:trigger", "installed"}
 	}
 	if call.Principal != nil {
 		principal = *call.Principal

@@ -7,18 +7,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 
+	"github.com/gitsmith/gitsmith/deploy/rules"
 	"github.com/gitsmith/gitsmith/internal/app"
+	"github.com/gitsmith/gitsmith/internal/bitbucket/bitbuckettest"
+	"github.com/gitsmith/gitsmith/internal/gitrepo/gittest"
 )
 
 const (
@@ -29,6 +34,8 @@ const (
 // sandbox is everything that runs.
 type sandbox struct {
 	forge     *standInForge
+	bitbucket *bitbuckettest.Server
+	gitServer *gittest.Server
 	folder    string // temporary: repositories, archives, log
 	log       *os.File
 	redis     *miniredis.Miniredis
@@ -41,8 +48,12 @@ type sandbox struct {
 	failed   chan error
 
 	gitRequests atomic.Int64           // that reached the stand-in Bitbucket
+	gitTokens   sync.Map               // those that git requests came with there
 	beforePush  atomic.Pointer[func()] // runs once, when a push arrives there
 	helloJob    string
+	ownCommit   string // that a job pushed to main
+	told        string // an event that was delivered, and the job that it made
+	toldJob     string
 }
 
 // start brings everything up, in the order in which one needs the other.
@@ -78,6 +89,10 @@ func start(ctx context.Context) (_ *sandbox, err error) {
 func (s *sandbox) startPrograms(ctx context.Context) error {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails (crypto/rand)
+	rulesFile, err := s.writeRules()
+	if err != nil {
+		return err
+	}
 	common := []string{
 		"GITSMITH_REDIS_URL=redis://" + s.redis.Addr() + "/0",
 		"GITSMITH_SEAL_KEYS=sandbox:" + base64.StdEncoding.EncodeToString(key),
@@ -90,11 +105,11 @@ func (s *sandbox) startPrograms(ctx context.Context) error {
 		"GITSMITH_APP_ID=" + s.forge.issuer.AppID,
 		"GITSMITH_JWKS_URL=" + s.addresses["forge"] + "/.well-known/jwks.json",
 		"GITSMITH_ADDR=" + free(ctx, "127.0.0.1:8080"), "GITSMITH_OPS_ADDR=" + free(ctx, "127.0.0.1:9090"),
-		"GITSMITH_SPOOL_DIR=" + filepath.Join(s.folder, "spool"),
+		"GITSMITH_RULES=" + rulesFile, "GITSMITH_SPOOL_DIR=" + filepath.Join(s.folder, "spool"),
 		"GITSMITH_DASHBOARD_USER=" + dashboardUser, "GITSMITH_DASHBOARD_PASSWORD=" + dashboardPassword,
 	}, common...)
 	worker := append([]string{
-		"GITSMITH_GIT_URL=" + s.gitURL, "GITSMITH_API_URL=" + s.gitURL,
+		"GITSMITH_GIT_URL=" + s.gitURL, "GITSMITH_API_URL=" + s.gitURL, "GITSMITH_GRAPHQL_URL=" + s.addresses["forge"] + "/graphql",
 		"GITSMITH_OPS_ADDR=" + free(ctx, "127.0.0.1:9091"),
 		"GITSMITH_TEMP_DIR=" + filepath.Join(s.folder, "tmp"), "GITSMITH_CACHE_DIR=" + filepath.Join(s.folder, "tips"),
 	}, common...)
@@ -123,6 +138,25 @@ func (s *sandbox) startPrograms(ctx context.Context) error {
 	}
 	s.forge.receiver = s.addresses["api"]
 	return nil
+}
+
+// writeRules puts the example rules into one file.
+func (s *sandbox) writeRules() (string, error) {
+	names, err := fs.Glob(rules.Files, "*.yml")
+	if err != nil {
+		return "", err
+	}
+	all := "rules:\n"
+	for _, name := range names {
+		text, err := fs.ReadFile(rules.Files, name)
+		if err != nil {
+			return "", err
+		}
+		_, list, _ := strings.Cut(string(text), "\nrules:\n")
+		all += list
+	}
+	path := filepath.Join(s.folder, "rules.yml")
+	return path, os.WriteFile(path, []byte(all), 0o600)
 }
 
 // stop ends everything that was started and removes what it left.
@@ -169,17 +203,20 @@ Receiver    %s
 Forge       %s
             POST /invoke sends an invocation that you describe
 Git         %s/acme/web.git
+Rules       %s
+            the examples of deploy/rules; what you change is in force two seconds later
 Dashboard   %s/dashboard/
             user %s, password %s
 Metrics     %s/metrics
 
 Try:        curl -s %s/invoke -d '{"path":"/v1/jobs","body":{"repository":{"workspace":"acme","slug":"web"},"clone":{"archive":"zip"}}}'
+Event:      curl -s %s/invoke -d '{"path":"/forge/events","body":{"eventType":"avi:bitbucket:push:repository","workspace":{"uuid":"{%s}"},"repository":{"uuid":"%s"},"push":{"ref":"main","mainbranch":true}}}'
 Look:       curl -s %s/invoke -d '{"path":"/v1/jobs"}'
 Clone:      git clone %s
 
 Ctrl-C ends it and leaves nothing behind.
-`, s.addresses["api"], s.addresses["forge"], s.gitURL, s.addresses["ops"], dashboardUser, dashboardPassword, s.addresses["ops"],
-		s.addresses["forge"], s.addresses["forge"], s.cloneURL())
+`, s.addresses["api"], s.addresses["forge"], s.gitURL, filepath.Join(s.folder, "rules.yml"), s.addresses["ops"], dashboardUser, dashboardPassword, s.addresses["ops"],
+		s.addresses["forge"], s.addresses["forge"], workspaceID, webUUID, s.addresses["forge"], s.cloneURL())
 }
 
 // serve answers on a free port of this machine and returns the base URL.

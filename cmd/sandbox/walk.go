@@ -37,7 +37,7 @@ func (s *sandbox) walk(ctx context.Context, out io.Writer) bool {
 		if err != nil {
 			mark, seen, held = "FAIL", err.Error(), false
 		}
-		fmt.Fprintf(out, "%s %2d  %6.0f ms  %-46s %s\n", mark, i+1, float64(time.Since(begun).Microseconds())/1000, step.name, seen)
+		fmt.Fprintf(out, "%s %2d  %6.0f ms  %-48s %s\n", mark, i+1, float64(time.Since(begun).Microseconds())/1000, step.name, seen)
 	}
 	return held
 }
@@ -54,6 +54,15 @@ func (s *sandbox) steps() []step {
 		{"a branch that moves during the push", s.movedBranch},
 		{"a caller that Forge did not sign", s.unsigned},
 		{"another installation asks for the job", s.stranger},
+		{"an event: a push; the rule archive-main", s.event},
+		{"the event delivered again", s.eventAgain},
+		{"an event of a commit that a job pushed", s.ownEvent},
+		{"an event: a tag; the rule changelog-on-tag", s.changelog},
+		{"an event: a new repository; licence-header", s.licence},
+		{"an event: a pull request; mirror-pull-requests", s.mirror},
+		{"a newer push while the older one's job waits", s.coalesce},
+		{"a job without a token, then a scheduled trigger", s.wake},
+		{"the app is removed", s.uninstall},
 	}
 }
 
@@ -194,6 +203,7 @@ func (s *sandbox) movedBranch(ctx context.Context) (string, error) {
 	if landed != done.Result.Push.Commit || done.Result.Push.Restarts == 0 {
 		return "", fmt.Errorf("restarts: %d, commits of the job on main: %q", done.Result.Push.Restarts, landed)
 	}
+	s.ownCommit = landed
 	return fmt.Sprintf("made again on the new tip (%d restart), landed once", done.Result.Push.Restarts), s.fsck(ctx, "web")
 }
 
@@ -217,6 +227,7 @@ func (s *sandbox) stranger(ctx context.Context) (string, error) {
 type jobView struct {
 	ID     string `json:"id"`
 	State  string `json:"state"`
+	Actor  string `json:"actor"`
 	Result struct {
 		Clone struct {
 			Commit   string `json:"commit"`
@@ -269,6 +280,12 @@ func (s *sandbox) finish(ctx context.Context, call invocation, state string) (jo
 	if err != nil {
 		return view, err
 	}
+	return s.await(ctx, view.ID, call.Installation, state)
+}
+
+// await asks for a job until it is in the state that is wanted, or has ended in another.
+func (s *sandbox) await(ctx context.Context, id, where, state string) (jobView, error) {
+	view := jobView{ID: id}
 	for tick := time.NewTicker(10 * time.Millisecond); ; {
 		select {
 		case <-ctx.Done():
@@ -276,7 +293,7 @@ func (s *sandbox) finish(ctx context.Context, call invocation, state string) (jo
 			return view, fmt.Errorf("job %s is still %s", view.ID, view.State)
 		case <-tick.C:
 		}
-		got, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs/" + view.ID, Installation: call.Installation, Tokens: []string{}})
+		got, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs/" + id, Installation: where, Tokens: []string{}})
 		if err == nil {
 			err = want(got, http.StatusOK)
 		}
