@@ -129,7 +129,7 @@ func TestManifest(t *testing.T) {
 	good := readFile(t, original)
 	cases := map[string]struct{ old, changed, complaint string }{
 		"misspelt event":   {"avi:forge:installed:app", "avi:forge:instaled:app", "avi:forge:instaled:app"},
-		"missing scope":    {"- write:repository:bitbucket", "#", "write:repository:bitbucket"},
+		"missing scope":    {"    write:repository:bitbucket:", "    write:repositories:bitbucket:", "write:repository:bitbucket"},
 		"unknown interval": {"interval: hour", "interval: fortnight", "fortnight"},
 		"unknown endpoint": {"endpoint: schedule", "endpoint: elsewhere", "elsewhere"},
 		"no such resource": {"path: src/frontend/index.jsx", "path: src/frontend/none.jsx", "none.jsx"},

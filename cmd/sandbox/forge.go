@@ -214,9 +214,9 @@ func (f *standInForge) caller(call invocation) (principal string, module [2]stri
 	case strings.HasPrefix(call.Path, "/forge/schedule"):
 		principal, module = "", [2]string{"core:scheduledTrigger", "hourly"}
 	case strings.HasPrefix(call.Path, "/forge/uninstall"):
-		principal, module = "", [2]string{"core:preUninstall", "uninstall"}
+		principal, module = "", [2]string{"core:preUninstall", "removed"}
 	case strings.HasPrefix(call.Path, "/forge/events"):
-		principal, module = "", [2]string{"core:trigger", "events"}
+		principal, module = "", [2]string{"core:trigger", "product-events"}
 	case strings.HasPrefix(call.Path, "/forge/"):
 		principal, module = "", [2]string{"core:trigger", "installed"}
 	}

@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -18,7 +22,7 @@ func TestOnce(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if len(lines) < 10 {
+	if len(lines) < 19 {
 		t.Errorf("the walk has shrunk:\n%s", out.String())
 	}
 	for _, line := range lines {
@@ -29,6 +33,33 @@ func TestOnce(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(folder, "*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+// TestREADME sends the invocations that README shows to POST /invoke.
+func TestREADME(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sandbox, err := start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := regexp.MustCompile(`(?s)curl -s "\$FORGE/invoke" -d '(.*?)'`).FindAllStringSubmatch(string(readme), -1)
+	if len(shown) != 2 {
+		t.Errorf("README shows %d invocations", len(shown))
+	}
+	for _, each := range shown {
+		recorder := httptest.NewRecorder()
+		sandbox.forge.routes().ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, "/invoke", strings.NewReader(each[1])))
+		if !strings.Contains(recorder.Body.String(), `"status":202`) {
+			t.Errorf("%s\n%s", each[1], recorder.Body)
+		}
+	}
+	if err := sandbox.stop(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -9,7 +9,17 @@ import { fileURLToPath } from "node:url";
 const here = dirname(fileURLToPath(import.meta.url));
 const require = createRequire(resolve(here, "../../build/node/node_modules/"));
 
-const events = ["avi:forge:installed:app", "avi:forge:upgraded:app"];
+const events = [
+  "avi:forge:installed:app",
+  "avi:forge:upgraded:app",
+  ...["created", "updated", "push", "deleted"].map((verb) => `avi:bitbucket:${verb}:repository`),
+  ...["created", "updated"].map((verb) => `avi:bitbucket:${verb}:build-status`),
+  "avi:bitbucket:created:commit-comment",
+  ...["created", "updated", "fulfilled", "rejected"].map((verb) => `avi:bitbucket:${verb}:pullrequest`),
+  ...["created", "updated", "deleted", "resolved", "reopened"].map((verb) => `avi:bitbucket:${verb}:pullrequest-comment`),
+  "avi:bitbucket:updated:pullrequest-reviewer-status",
+  ...["pending", "started", "completed"].map((verb) => `avi:bitbucket:${verb}:deployment`),
+];
 const scopes = [
   "read:app-system-token",
   "read:app-user-token",
@@ -17,6 +27,7 @@ const scopes = [
   "write:repository:bitbucket",
   "read:pullrequest:bitbucket",
   "write:pullrequest:bitbucket",
+  "read:pipeline:bitbucket",
 ];
 
 let validator;
@@ -36,8 +47,9 @@ async function check(manifest) {
   for (const event of (app.modules?.trigger ?? []).flatMap((trigger) => trigger.events)) {
     if (!events.includes(event)) problems.push({ level: "error", message: `event ${event} is not one that the receiver takes` });
   }
+  const given = app.permissions?.scopes ?? [];
   for (const scope of scopes) {
-    if (!(app.permissions?.scopes ?? []).includes(scope)) problems.push({ level: "error", message: `scope ${scope} is missing` });
+    if (!(Array.isArray(given) ? given : Object.keys(given)).includes(scope)) problems.push({ level: "error", message: `scope ${scope} is missing` });
   }
 
   for (const { level, line, message } of problems) {

@@ -63,7 +63,7 @@ func aPush(t *testing.T, when time.Time, change func(map[string]any)) string {
 		"workspace":  map[string]any{"uuid": "{11111111-2222-4333-8444-555555555555}"},
 		"repository": map[string]any{"uuid": "{6a5f1d0e-6f0a-4f38-9a2a-0f3c6a8f3a10}", "slug": "web"},
 		"push": map[string]any{
-			"ref": "main", "after": strings.Repeat("ab", 20),
+			"ref": "main", "mainbranch": true, "after": strings.Repeat("ab", 20),
 			"commits": []any{map[string]any{"hash": strings.Repeat("ab", 20), "message": map[string]any{"value": "by a person", "truncated": false}}},
 		},
 	}
