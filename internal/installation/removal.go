@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
 )
 
 // KEYS: record, gone. ARGV: now, when its data is erased, life of gone in ms. Returns the time of the erasure: a second removal
@@ -24,6 +27,12 @@ return ARGV[2]`)
 // Tokens and jobs are the caller's to take away.
 func (s *Store) Remove(ctx context.Context, id string) (eraseAt time.Time, err error) {
 	now := s.Now()
+	// Ahead of the record, so that data whose removal is noted is never without its date, wherever this breaks off. Due passes over an
+	// installation that is not gone.
+	date := redis.Z{Score: float64(now.Add(s.EraseAfter).UnixMilli()), Member: id}
+	if err := s.redis.ZAddNX(ctx, erasuresKey, date).Err(); err != nil {
+		return time.Time{}, unavailable(err, "note the removal")
+	}
 	text, err := removeScript.Run(ctx, s.redis, []string{recordKey(id), goneKey(id)},
 		milliseconds(now), milliseconds(now.Add(s.EraseAfter)), late.Milliseconds()).Text()
 	if err != nil {
@@ -47,8 +56,9 @@ func (s *Store) Remove(ctx context.Context, id string) (eraseAt time.Time, err e
 	return time.UnixMilli(number), nil
 }
 
-// Silent are the installations that missed three scheduled triggers and whose tokens were refused since the last one: Forge tells
-// nobody that an app was removed whose preUninstall could not be delivered.
+// Silent are the installations that missed three scheduled triggers, that nobody called for in all that time, and whose tokens were
+// refused since the last one: Forge tells nobody that an app was removed whose preUninstall could not be delivered. A verified call
+// proves that the app is there, also that of an app which has no scheduled trigger.
 func (s *Store) Silent(ctx context.Context) ([]string, error) {
 	until := s.Now().Add(-missed * s.Interval)
 	ids, err := s.redis.ZRangeByScore(ctx, scheduledKey, &redis.ZRangeBy{Min: "-inf", Max: milliseconds(until)}).Result()
@@ -61,17 +71,32 @@ func (s *Store) Silent(ctx context.Context) ([]string, error) {
 		if err != nil {
 			continue // it was erased, or Redis is away: the next look finds it
 		}
-		if record.State == Active && record.TokenRefusedAt.After(record.LastScheduled) && record.TokenRefusedAt.After(record.InstalledAt) {
+		refused := record.TokenRefusedAt.After(record.LastScheduled) && record.TokenRefusedAt.After(record.InstalledAt)
+		if record.State == Active && refused && !record.LastSeen.After(until) {
 			silent = append(silent, id)
 		}
 	}
 	return silent, nil
 }
 
-// Leaving are the installations whose removal was noted within the last minutes: a job may still be on its way into the queue.
+// Leaving are the installations whose removal was noted within the last minutes: a job may still be on its way into the queue. One that
+// came back meanwhile is none, also where whoever noted that died before it was taken from the list.
 func (s *Store) Leaving(ctx context.Context) ([]string, error) {
 	ids, err := s.redis.ZRangeByScore(ctx, removedKey, &redis.ZRangeBy{Min: milliseconds(s.Now().Add(-2 * late)), Max: "+inf"}).Result()
-	return ids, unavailable(err, "look for removed installations")
+	if err != nil {
+		return nil, unavailable(err, "look for removed installations")
+	}
+	var leaving []string
+	for _, id := range ids {
+		record, err := s.Get(ctx, id)
+		if err != nil && fault.KindOf(err) != fault.NotFound {
+			return nil, err
+		}
+		if record.State == Gone {
+			leaving = append(leaving, id)
+		}
+	}
+	return leaving, nil
 }
 
 // Due are the installations whose data is to be erased now.
@@ -83,14 +108,16 @@ func (s *Store) Due(ctx context.Context) ([]string, error) {
 	var due []string
 	for _, id := range ids {
 		record, err := s.Get(ctx, id)
-		if err == nil && record.State != Gone { // it came back, and whoever noted it died
-			err = s.redis.ZRem(ctx, erasuresKey, id).Err()
-			if err != nil {
+		switch {
+		case err != nil && fault.KindOf(err) != fault.NotFound:
+			return nil, err // nobody knows whether it came back: its data is not to go for a Redis that hiccups
+		case err == nil && record.State != Gone: // it came back, and whoever noted it died
+			if err := s.redis.ZRem(ctx, erasuresKey, id).Err(); err != nil {
 				return nil, unavailable(err, "look for data to erase")
 			}
-			continue
+		default:
+			due = append(due, id)
 		}
-		due = append(due, id)
 	}
 	return due, nil
 }
@@ -110,7 +137,7 @@ func (s *Store) Erase(ctx context.Context, id string) (int, error) {
 				return err
 			}
 			for _, key := range keys {
-				if key == recordKey(id) {
+				if key == recordKey(id) || !hasTag(key, id) {
 					continue
 				}
 				n, err := s.redis.Unlink(ctx, key).Result()
@@ -170,4 +197,11 @@ func pattern(id string) string {
 		literal = append(literal, id[i])
 	}
 	return fmt.Sprintf("*{%s}:*", literal)
+}
+
+// hasTag reports whether the key's hash tag is the installation. A pattern matches as well where a name further back in the key of
+// another one looks like a tag.
+func hasTag(key, id string) bool {
+	_, rest, found := strings.Cut(key, "{")
+	return found && strings.HasPrefix(rest, id+"}:")
 }
