@@ -1,6 +1,7 @@
 package installation
 
 import (
+	"context"
 	"errors"
 	"net"
 	"slices"
@@ -201,14 +202,32 @@ func TestDueWhileRedisFails(t *testing.T) {
 	}
 }
 
+// noPipelines lets single commands through and no pipeline, as if the process had died ahead of it.
+type noPipelines struct{}
+
+var errDied = errors.New("the process died here")
+
+func (noPipelines) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (noPipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (noPipelines) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(context.Context, []redis.Cmder) error { return errDied }
+}
+
 // TestARemovalThatBreaksOff lets the record be written and nothing after it: the date is there.
 func TestARemovalThatBreaksOff(t *testing.T) {
 	t.Parallel()
-	w := newWorld(queuetest.Start(t).Client())
+	server := queuetest.Start(t)
+	w, dying := newWorld(server.Client()), server.Client()
 	w.touch(t, Call{ID: web}, true)
-	w.client.Set(t.Context(), scheduledKey, "no set", 0) // what follows the record fails
-	if _, err := w.Remove(t.Context(), web); err != nil && fault.KindOf(err) != fault.Unavailable {
+	if err := dying.Ping(t.Context()).Err(); err != nil { // a new connection says hello in a pipeline
 		t.Fatal(err)
+	}
+	dying.AddHook(noPipelines{})
+	if _, err := New(dying, w.Options).Remove(t.Context(), web); !errors.Is(err, errDied) {
+		t.Fatal(err)
+	}
+	if state := w.record(t, web).State; state != Gone {
+		t.Fatalf("it is %s", state)
 	}
 	w.now = w.now.Add(31 * 24 * time.Hour)
 	listed(t, "due", []string{web})(w.Due(t.Context()))
