@@ -56,7 +56,7 @@ func (h *housekeeping) round(ctx context.Context) error {
 	ids, err := h.installations.Silent(ctx)
 	each(ids, err, h.giveUp)
 	ids, err = h.installations.Leaving(ctx)
-	each(ids, err, h.cancelAll)
+	each(ids, err, h.leave)
 	ids, err = h.installations.Due(ctx)
 	each(ids, err, h.erase)
 	ids, err = h.installations.Erased(ctx)
@@ -72,7 +72,15 @@ func (h *housekeeping) giveUp(ctx context.Context, id string) error {
 	}
 	h.logger.WarnContext(ctx, "an installation is taken for removed: its scheduled triggers stay away and its tokens are refused",
 		slog.String(telemetry.KeyInstallation, id), slog.Time("erase_at", eraseAt))
-	return h.vault.Forget(ctx, id)
+	return h.leave(ctx, id)
+}
+
+// leave takes away what an installation that was removed needs no more. It is done again while something of it may still be on its way.
+func (h *housekeeping) leave(ctx context.Context, id string) error {
+	if err := h.vault.Forget(ctx, id); err != nil {
+		return err
+	}
+	return h.cancelAll(ctx, id)
 }
 
 func (h *housekeeping) cancelAll(ctx context.Context, id string) error {
@@ -85,10 +93,7 @@ func (h *housekeeping) cancelAll(ctx context.Context, id string) error {
 
 // erase deletes all that is kept of an installation. What is on other workers' disks they delete themselves.
 func (h *housekeeping) erase(ctx context.Context, id string) error {
-	if err := h.vault.Forget(ctx, id); err != nil {
-		return err
-	}
-	if err := h.cancelAll(ctx, id); err != nil {
+	if err := h.leave(ctx, id); err != nil {
 		return err
 	}
 	if err := h.jobs.EraseAll(ctx, id); err != nil {
@@ -97,7 +102,7 @@ func (h *housekeeping) erase(ctx context.Context, id string) error {
 	if _, err := h.artifacts.DeleteAll(ctx, worker.ArtifactFolder(id)); err != nil {
 		return err
 	}
-	if err := h.forgetTips(ctx, id); err != nil {
+	if err := h.git.Forget(id); err != nil {
 		return err
 	}
 	_, err := h.installations.Erase(ctx, id) // it logs

@@ -24,7 +24,7 @@ type door struct {
 func (b *base) newDoor(ctx context.Context, settings config.API, jobs *queue.Client) (*door, error) {
 	d := &door{size: settings.SpoolSize}
 	config := intake.Config{
-		Jobs: jobs, Tokens: b.vault, Installations: b.installations, Ping: jobs.Ping, Keyring: settings.Keyring, Logger: b.logger,
+		Jobs: jobs, Tokens: b.vault, Installations: b.installations, Ping: jobs.Writable, Keyring: settings.Keyring, Logger: b.logger,
 		Instance: jobs.Instance, Renewed: func(ctx context.Context) error {
 			b.vault.Renew()
 			b.installations.Renew()
@@ -68,8 +68,8 @@ func (d *door) readiness(ping func(context.Context) error) func(context.Context)
 			return err
 		}
 		stats := d.disk.Stats()
-		if stats.Bytes >= d.size {
-			return fault.Wrapf(fault.Unavailable, err, "redis is away and the spool is full (GITSMITH_SPOOL_SIZE): deliveries are refused")
+		if d.Refusing() || stats.Bytes >= d.size {
+			return fault.Wrapf(fault.Unavailable, err, "redis is away and the spool is full (GITSMITH_SPOOL_SIZE) or cannot be written: deliveries are refused")
 		}
 		return ops.Degraded{Err: fault.Wrapf(fault.Unavailable, err, "redis is away; %d deliveries wait on this receiver's disk, %d of %d bytes", stats.Records, stats.Bytes, d.size)}
 	}

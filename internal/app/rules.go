@@ -75,7 +75,7 @@ func (r *rules) watch(ctx context.Context) error {
 // reload takes over the file where it has changed; always, where somebody asked for it, so that the log answers.
 func (r *rules) reload(ctx context.Context, asked bool) {
 	content, err := os.ReadFile(r.path)
-	if err == nil && !asked && bytes.Equal(content, r.content) {
+	if err == nil && !asked && r.content != nil && bytes.Equal(content, r.content) {
 		return
 	}
 	if err != nil && !asked && r.content == nil {

@@ -72,6 +72,7 @@ type Intake struct {
 	away  atomic.Bool // Redis did not answer, and nobody has seen it since
 	dirty atomic.Bool // something may be in the spool
 	wake  chan struct{}
+	full  atomic.Bool // the spool took no delivery, and none since
 
 	recent   recent
 	instance string    // that answered last; [Intake.Run]'s alone, as is met
@@ -170,6 +171,9 @@ func (i *Intake) Keep(ctx context.Context, invocation forge.Invocation) error {
 	_, err := i.apply(ctx, i.entryOf(Delivery{Invocation: invocation}), nil)
 	return err
 }
+
+// Refusing reports whether deliveries are refused: Redis is away, and the spool took the last one not.
+func (i *Intake) Refusing() bool { return i.full.Load() && i.away.Load() }
 
 // Away reports whether deliveries go to the spool now.
 func (i *Intake) Away() bool { return i.away.Load() }

@@ -77,7 +77,9 @@ func (i *Intake) spool(ctx context.Context, e entry, jobs []job.Job) (Taken, err
 	if err != nil {
 		return Taken{}, fault.Wrapf(fault.Internal, err, "the delivery cannot be encoded")
 	}
-	if err := i.Spool.Append(ctx, i.Keyring.Seal(plain, sealContext)); err != nil {
+	err = i.Spool.Append(ctx, i.Keyring.Seal(plain, sealContext))
+	i.full.Store(err != nil && ctx.Err() == nil)
+	if err != nil {
 		return Taken{}, err
 	}
 	i.dirty.Store(true)

@@ -149,14 +149,28 @@ func (c *Client) send(ctx context.Context, commands []redis.Cmder) error {
 	}
 	group := c.take(mine)
 	c.mutex.Unlock()
-	c.fly(ctx, group)
-	c.pass()
-	for _, other := range group {
-		if other != mine {
-			close(other.turn)
+	return c.lead(ctx, mine, group)
+}
+
+// lead sends a group. A leader whose ctx ends leaves it to its fate: the others still have their answers.
+func (c *Client) lead(ctx context.Context, mine *call, group []*call) error {
+	landed := make(chan struct{})
+	go func() {
+		defer close(landed)
+		c.fly(ctx, group)
+		c.pass()
+		for _, other := range group {
+			if other != mine {
+				close(other.turn)
+			}
 		}
+	}()
+	select {
+	case <-landed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	return nil
 }
 
 // take is mine and those that wait, as many as fit. The mutex is held.

@@ -47,6 +47,14 @@ func (c *Client) Ping(ctx context.Context) error {
 	return nil
 }
 
+// Writable reports whether Redis takes writes: one that is full, or has become a replica, answers a ping all the same.
+func (c *Client) Writable(ctx context.Context) error {
+	if err := c.Redis.Set(ctx, writableKey, 1, time.Minute).Err(); err != nil {
+		return unavailable(err, "redis")
+	}
+	return nil
+}
+
 // Instance names the Redis servers that answer, by the ids that each gives itself at its start; empty where they give none.
 func (c *Client) Instance(ctx context.Context) (string, error) {
 	cluster, ok := c.Redis.(*redis.ClusterClient)
@@ -84,6 +92,9 @@ func (c *Client) Renew(ctx context.Context) error {
 
 func instanceOf(ctx context.Context, node redis.Cmdable) (string, error) {
 	info, err := node.Info(ctx, "server").Result()
+	if answer := redis.Error(nil); errors.As(err, &answer) { // one that does not say, as the sandbox's, or that may not
+		return "", nil
+	}
 	if err != nil {
 		return "", unavailable(err, "redis")
 	}

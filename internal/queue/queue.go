@@ -17,6 +17,7 @@
 //	gitsmith:{<installation>}:newest:<what> string: time and id of the newest event's job, where jobs replace each other
 //	gitsmith:{<installation>}:gone          package installation's: there for some minutes after the app was removed
 //	gitsmith:parked                         set: installations with parked jobs
+//	gitsmith:writable                       there while somebody saw that Redis takes writes
 //	gitsmith:quarantine                     list: tasks that nobody can decode, the newest hundred
 //	gitsmith:cancel                         channel: jobs that are to stop
 package queue
@@ -107,6 +108,7 @@ const (
 	quarantineKey = "gitsmith:quarantine"
 	cancelChannel = "gitsmith:cancel"
 	parkedSet     = "gitsmith:parked"
+	writableKey   = "gitsmith:writable"
 )
 
 // taskID is the id of one generation's task: a retry that a caller asks for is a task of its own, so that it can be queued

@@ -124,6 +124,10 @@ func (s *Spool) writeBatch(mine *batch) error {
 		// What is in the file beyond its good end was promised to nobody. After a failed sync the file is not trusted again.
 		err = errors.Join(err, target.file.Truncate(target.bytes), target.file.Close())
 		target.file = nil
+		if target.bytes == 0 { // else a full disk fills up with empty files
+			err = errors.Join(err, os.Remove(s.pathOf(target.number)))
+			s.segments = s.segments[:len(s.segments)-1]
+		}
 		return err
 	}
 	for range mine.records {

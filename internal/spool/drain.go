@@ -2,7 +2,9 @@ package spool
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
@@ -51,10 +53,13 @@ func (s *Spool) oldest() (*segment, error) {
 
 func (s *Spool) drainSegment(ctx context.Context, from *segment, apply func(context.Context, []byte) error) (int, error) {
 	data, err := os.ReadFile(s.pathOf(from.number))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, fmt.Errorf("spool: %w", err)
 	}
 	records, damaged := readSegment(from.number, data)
+	if err != nil { // somebody took the file away
+		damaged = []region{{0, from.bytes}}
+	}
 	limit, taken, expired := s.Now().Add(-s.MaxAge), 0, 0
 	for _, each := range records[min(from.taken, len(records)):] {
 		if err := ctx.Err(); err != nil {

@@ -397,3 +397,18 @@ func FuzzSegment(f *testing.F) {
 		}
 	})
 }
+
+// TestAFileThatWasTakenAway is told, and holds up nothing behind it.
+func TestAFileThatWasTakenAway(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	told := 0
+	s := open(t, Options{Dir: dir, SegmentBytes: 1, Damaged: func(string, int64, int64) { told++ }})
+	add(t, s, "a", "b", "c")
+	if err := os.Remove(files(t, dir, "*.spool")[1]); err != nil {
+		t.Fatal(err)
+	}
+	if got := drained(t, s); !slices.Equal(got, []string{"a", "c"}) || told != 1 || s.Stats().Records != 0 {
+		t.Errorf("got %q, told %d times", got, told)
+	}
+}
