@@ -65,6 +65,8 @@ type system struct {
 	sealKeys  string
 	api       string // base URL of the receiver
 	apiOps    string
+	receiver  *process
+	settings  []string // of the receiver, beside the common ones
 	logs      []*process
 
 	mu       sync.Mutex
@@ -93,21 +95,35 @@ func (s *system) fits() []string {
 
 func startSystem(t testing.TB, files map[string]string) *system {
 	t.Helper()
+	s := newSystem(t)
+	s.startBitbucket(files)
+	s.startReceiver()
+	return s
+}
+
+// newSystem is what the binaries need, without a Bitbucket yet.
+func newSystem(t testing.TB) *system {
+	t.Helper()
 	s := &system{t: t, redis: queuetest.Start(t), artifacts: t.TempDir(), temp: t.TempDir(), cache: t.TempDir(), spool: t.TempDir()}
 	s.proxy = startRedisProxy(t, s.redis.Addr)
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails (crypto/rand)
 	s.sealKeys = "t:" + base64.StdEncoding.EncodeToString(key)
-	s.startBitbucket(files)
 	s.issuer = forgetest.Start(t)
-
-	address := freeAddress(t)
-	api := startProcess(t, "api", append(s.common(s.redis.Addr), "GITSMITH_ADDR="+address,
-		"GITSMITH_APP_ID="+s.issuer.AppID, "GITSMITH_JWKS_URL="+s.issuer.JWKSURL, "GITSMITH_SPOOL_DIR="+s.spool,
-		"GITSMITH_DASHBOARD_PASSWORD="+dashboardPassword)...)
-	s.api, s.apiOps = "http://"+address, api.ops
-	s.logs = append(s.logs, api)
+	s.api = "http://" + freeAddress(t)
+	s.settings = []string{
+		"GITSMITH_ADDR=" + strings.TrimPrefix(s.api, "http://"), "GITSMITH_APP_ID=" + s.issuer.AppID, "GITSMITH_JWKS_URL=" + s.issuer.JWKSURL,
+		"GITSMITH_SPOOL_DIR=" + s.spool, "GITSMITH_DASHBOARD_PASSWORD=" + dashboardPassword,
+	}
 	return s
+}
+
+// startReceiver starts the receiver, also again after it was killed, on the same address and spool.
+func (s *system) startReceiver() {
+	s.t.Helper()
+	s.receiver = startProcess(s.t, "api", append(s.common(s.redis.Addr), s.settings...)...)
+	s.apiOps = s.receiver.ops
+	s.logs = append(s.logs, s.receiver)
 }
 
 const dashboardPassword = "dashboard-password"

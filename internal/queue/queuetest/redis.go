@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -133,6 +134,44 @@ func (r *Redis) Kill() {
 	}
 	r.process.stop()
 	r.process = nil
+}
+
+// Written is how many bytes the append-only file has.
+func (r *Redis) Written() int64 {
+	r.tb.Helper()
+	info, err := os.Stat(r.appendOnlyFile())
+	if err != nil {
+		r.tb.Fatalf("queuetest: %v", err)
+	}
+	return info.Size()
+}
+
+// Crash ends the server with SIGKILL as it is, and cuts its append-only file off where it was at [Redis.Written], as if the machine
+// had lost what was not on its disk yet; a negative length cuts nothing.
+func (r *Redis) Crash(length int64) {
+	r.tb.Helper()
+	if r.process == nil {
+		r.tb.Fatal("queuetest: Crash: the server is not running")
+	}
+	r.process.stop()
+	r.process = nil
+	if length < 0 {
+		return
+	}
+	if err := os.Truncate(r.appendOnlyFile(), length); err != nil {
+		r.tb.Fatalf("queuetest: Crash: %v", err)
+	}
+}
+
+// appendOnlyFile is the one that is written to. A server that was never asked to rewrite it has one.
+func (r *Redis) appendOnlyFile() string {
+	r.tb.Helper()
+	files, err := filepath.Glob(filepath.Join(r.dir, "appendonlydir", "*.incr.aof"))
+	if err != nil || len(files) == 0 {
+		r.tb.Fatalf("queuetest: no append-only file: %v", err)
+	}
+	slices.Sort(files)
+	return files[len(files)-1]
 }
 
 // Restart runs the server again on the same address with the data it had. A server still running is ended by SIGTERM
