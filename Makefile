@@ -74,6 +74,10 @@ bench: bench-ingest ## the benchmarks that take minutes
 bench-ingest: ## the intake of events beside its peers: minutes, and nothing else should run meanwhile
 	go test -run '^$$' -timeout 60m -bench Ingest -benchtime 1x $(BENCHFLAGS) ./internal/bench
 
+.PHONY: soak
+soak: ## outages, kills, a noisy neighbour, expired tokens, at full size: a quarter of an hour; SOAK=outage|kills|fairness|tokens for one
+	go test -run '^$$' -timeout 60m -bench Soak -benchtime 1x $(BENCHFLAGS) ./internal/systemtest
+
 .PHONY: bench-git
 bench-git: ## git jobs beside the command line and go-git: an hour, and nothing else should run meanwhile
 	go test -run '^$$' -timeout 180m -bench Git -benchtime 1x $(BENCHFLAGS) ./internal/bench
