@@ -67,9 +67,7 @@ func open(ctx context.Context, service string, settings config.Common, log io.Wr
 		return nil, err
 	}
 	b.closers = append(b.closers, b.redis.Close)
-	if err := checkRedis(ctx, b.redis); err != nil {
-		b.logger.ErrorContext(ctx, "redis can lose jobs", slog.Any(telemetry.KeyError, err))
-	}
+	b.closers = append(b.closers, b.lookAtRedis(ctx))
 	if b.artifacts, err = artifact.Open(ctx, settings.ArtifactURL); err != nil {
 		return nil, fmt.Errorf("GITSMITH_ARTIFACT_URL: %w", err)
 	}
@@ -80,6 +78,18 @@ func open(ctx context.Context, service string, settings config.Common, log io.Wr
 		Redis: b.redis, Keyring: settings.Keyring, Retention: settings.Retention, Cap: settings.InstallationJobs, Logger: b.logger,
 	}
 	return b, nil
+}
+
+// lookAtRedis tells of a Redis that could lose jobs, without anybody waiting for one that is away. The function that it returns waits.
+func (b *base) lookAtRedis(ctx context.Context) (wait func() error) {
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		if err := checkRedis(ctx, b.redis); err != nil {
+			b.logger.ErrorContext(ctx, "redis can lose jobs", slog.Any(telemetry.KeyError, err))
+		}
+	}()
+	return func() error { <-looked; return nil }
 }
 
 // close gives everything back, the newest first.

@@ -440,9 +440,9 @@ func TestForeignRecord(t *testing.T) {
 	}
 }
 
-// TestRedisForgets does again what a Redis that died had answered and not yet written down, once.
-func TestRedisForgets(t *testing.T) {
-	h := newHouse(t)
+// remembering is an intake that notices when another Redis answers, and has met the first.
+func (h *house) remembering() process {
+	h.t.Helper()
 	h.tokens = vault.New(h.client, h.ring, vault.Options{})
 	h.known = installation.New(h.client, installation.Options{})
 	p := h.start(func(config *intake.Config) {
@@ -454,6 +454,33 @@ func TestRedisForgets(t *testing.T) {
 		}
 	})
 	h.eventually("redis was met", func() bool { return intake.Met(p.Intake) })
+	return p
+}
+
+// TestRedisForgetsWhatWasDrained takes a delivery out of the spool into a Redis that dies at once: the spool has it no more.
+func TestRedisForgetsWhatWasDrained(t *testing.T) {
+	h := newHouse(t)
+	p := h.remembering()
+	h.redis.Kill()
+	if taken := h.take(p, h.delivery("spooled", h.token(time.Hour))); !taken.Spooled {
+		t.Fatalf("%+v", taken)
+	}
+	h.redis.Restart()
+	h.eventually("the spool is empty", func() bool {
+		left, err := filepath.Glob(filepath.Join(h.dir, "*.spool"))
+		return err == nil && len(left) == 0 && h.pending() == 1
+	})
+	if err := h.client.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	h.redis.Restart()
+	h.eventually("the job is back", func() bool { return h.pending() == 1 })
+}
+
+// TestRedisForgets does again what a Redis that died had answered and not yet written down, once.
+func TestRedisForgets(t *testing.T) {
+	h := newHouse(t)
+	p := h.remembering()
 	var want []string
 	token := h.token(time.Hour)
 	for i := range 5 {

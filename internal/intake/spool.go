@@ -182,6 +182,9 @@ func (i *Intake) applyRecord(ctx context.Context, record []byte) error {
 	limited, cancel := context.WithTimeout(ctx, applyTime)
 	defer cancel()
 	_, err = i.apply(limited, e, jobs)
+	if err == nil {
+		i.remember(e, jobs, len(record)) // from here on Redis alone holds it
+	}
 	if err != nil && !isAway(err) && ctx.Err() == nil {
 		// Another job has its key, or the app was removed: the caller would have been told, and will see it in the job.
 		i.Logger.WarnContext(ctx, "a delivery from the spool was refused", slog.String("installation", e.Call.ID), slog.String("error", secret.Scrub(fault.Private(err))))
