@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
@@ -72,6 +73,26 @@ func enqueueAndServe(t *testing.T, b *bundle) {
 	}
 	if life := b.redis.PTTL(t.Context(), recordKey("j1")).Val(); life < 6*24*time.Hour || life > 7*24*time.Hour {
 		t.Errorf("the record lives %s after the end", life)
+	}
+}
+
+// A repository that is named by UUIDs, as in events, is read as it was, and its waiting job costs Redis no hash table.
+func TestRecordOfLongNamesIsPacked(t *testing.T) {
+	b := onReal(t)
+	for id, repository := range map[string]bitbucket.Repository{
+		"uuids": {WorkspaceUUID: "{11111111-2222-4333-8444-555555555555}", RepositoryUUID: "{15a31549-1cff-45dc-9d0d-310114c5038b}"},
+		"names": {Workspace: strings.Repeat("w", 40), Slug: strings.Repeat("s", 62)},
+	} {
+		j := aJob(id)
+		j.Digest, j.Repository = strings.Repeat("d", 64), repository
+		b.enqueue(j)
+		status, err := b.client.Get(t.Context(), installation, id)
+		if err != nil || status.Repository != repository.String() {
+			t.Errorf("%s: %q, %v", id, status.Repository, err)
+		}
+		if encoding := b.redis.ObjectEncoding(t.Context(), recordKey(id)).Val(); encoding != "listpack" {
+			t.Errorf("%s: the record is kept as %s", id, encoding)
+		}
 	}
 }
 

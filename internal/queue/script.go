@@ -10,6 +10,7 @@ import (
 // A record's fields. Times are Unix milliseconds. generation tells runs that a caller asked for from the same run twice.
 //
 //	id digest class operation repository actor branch ref created      what the job is
+//	workspace                                                          of a repository whose name is too long for one field
 //	generation opened                                                  the newest run asked for, and since when
 //	state attempts snoozes started ended next result failure           how it stands
 //	run                                                                attempts that ever began: each one's fence

@@ -3,6 +3,7 @@
 package receiver
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"errors"
@@ -205,7 +206,11 @@ func refusal(header http.Header, err error) string {
 
 // body reads the request's body up to the bound.
 func (c *call) body() ([]byte, error) {
-	body, err := io.ReadAll(c.Request().Body)
+	var read bytes.Buffer
+	if length := c.Request().ContentLength; length > 0 && length <= firstRead { // a caller may promise any length
+		read.Grow(int(length) + bytes.MinRead)
+	}
+	_, err := read.ReadFrom(c.Request().Body)
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
@@ -213,8 +218,11 @@ func (c *call) body() ([]byte, error) {
 	case err != nil:
 		return nil, fault.Wrapf(fault.Invalid, err, "the body did not arrive whole in time; send it again")
 	}
-	return body, nil
+	return read.Bytes(), nil
 }
+
+// firstRead is the longest body that memory is taken for before it has arrived.
+const firstRead = 64 << 10
 
 // NewServer is a server whose times are bounded: a caller that is slow, or goes silent, holds nothing for long. The download
 // of an archive sets deadlines of its own. Headers beyond the bound are answered with 431 by net/http, not by a problem.
