@@ -80,6 +80,18 @@ func TestFindJob(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tip, err := b.client.Fetch(t.Context(), remote, gitrepo.Want{Ref: "refs/heads/main", Depth: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]bool{"j1": true, "j": false, "j2": false} {
+		if parent, made := tip.MadeBy(id); made != want || made && parent != since {
+			t.Errorf("made by %s: %t on %q", id, made, parent)
+		}
+	}
+	if err := tip.Close(); err != nil {
+		t.Fatal(err)
+	}
 	for _, text := range []string{"2", "3"} {
 		if err := b.git.Commit(t.Context(), "acme/web", "main", "Later\n\nForge-Job: other\n", map[string]string{"a": text}); err != nil {
 			t.Fatal(err)

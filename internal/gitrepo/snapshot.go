@@ -23,6 +23,8 @@ type Snapshot struct {
 	client  *Client
 	objects *objects      // nil in an empty repository
 	root    plumbing.Hash // the tip's tree
+	message string        // the tip's commit's
+	parents []plumbing.Hash
 	way     Way
 	want    Want
 	meta    cached // as the tip cache had it
@@ -55,7 +57,7 @@ func (s *Snapshot) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.root = commit.TreeHash
+	s.root, s.message, s.parents = commit.TreeHash, commit.Message, commit.ParentHashes
 	_, err = o.tree(ctx, s.root)
 	return err
 }
@@ -69,6 +71,17 @@ func (s *Snapshot) Commit() string {
 		return ""
 	}
 	return s.objects.tip.commit.String()
+}
+
+// MadeBy reports whether the tip is the commit that a job made, by its trailer, and that commit's parent, empty for none.
+func (s *Snapshot) MadeBy(jobID string) (parent string, made bool) {
+	if s.objects == nil || !hasTrailer(s.message, jobID) {
+		return "", false
+	}
+	if len(s.parents) > 0 {
+		parent = s.parents[0].String()
+	}
+	return parent, true
 }
 
 // Ref is the tip's full name; empty where a commit was asked for.

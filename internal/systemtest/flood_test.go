@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -226,6 +225,13 @@ func (s *system) useRules(rules string) {
 	s.settings = append(s.settings, "GITSMITH_RULES="+name, "GITSMITH_LOG_LEVEL=warn")
 }
 
+// startSoakWorker starts a worker that talks to Redis itself, says little and has no budget of git requests: the load is of one hour in
+// seconds.
+func (s *system) startSoakWorker(more ...string) *process {
+	s.t.Helper()
+	return s.startWorker(append([]string{"GITSMITH_REDIS_URL=" + s.redis.URL, "GITSMITH_LOG_LEVEL=warn", "GITSMITH_GIT_BUDGET=0"}, more...)...)
+}
+
 // tally is the states of all jobs' records in Redis, by how many there are.
 func (s *system) tally() map[string]int {
 	s.t.Helper()
@@ -342,23 +348,4 @@ func eventsOf(from, count, installations, repositories int) []*happened {
 		}
 	}
 	return events
-}
-
-func (s *system) metric(name string) string {
-	s.t.Helper()
-	response, err := http.Get(s.apiOps + "/metrics")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if value, found := strings.CutPrefix(line, name+" "); found {
-			return strings.TrimSpace(value)
-		}
-	}
-	return "0"
 }

@@ -94,20 +94,24 @@ func (w *Worker) pushOnce(ctx context.Context, j job.Job, repository bitbucket.R
 		return done, err
 	}
 	commit, result, err := w.build(ctx, j, remote)
-	if err != nil || result.Unchanged {
+	if err != nil || commit == nil {
 		return result, err
 	}
 	return result, w.send(ctx, j, repository, lock, commit, result)
 }
 
-// build reads the tip and makes the commit on it. What was read is closed then: a push needs the new objects alone.
+// build reads the tip and makes the commit on it; none where there is nothing to push. What was read is closed then: a push needs the
+// new objects alone. The tip may be this job's own commit although no intent tells of it: a Redis that died had the push done, and lost
+// its last second.
 func (w *Worker) build(ctx context.Context, j job.Job, remote Remote) (Commit, *job.PushResult, error) {
 	base, created, err := w.base(ctx, j.Push, remote)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer w.closeSnapshot(ctx, base)
-
+	if parent, made := base.MadeBy(j.ID); made && !created {
+		return nil, &job.PushResult{Branch: j.Push.Branch, Commit: base.Commit(), Parent: parent, Read: base.Read()}, nil
+	}
 	changes, err := edit.Apply(ctx, base, j.Push.Changes, w.Limits)
 	if err != nil {
 		return nil, nil, err
@@ -123,6 +127,7 @@ func (w *Worker) build(ctx context.Context, j job.Job, remote Remote) (Commit, *
 	}
 	if commit.Unchanged() {
 		result.Commit, result.Parent, result.Unchanged = base.Commit(), "", true
+		return nil, result, nil
 	}
 	return commit, result, nil
 }

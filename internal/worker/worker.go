@@ -115,6 +115,8 @@ type Snapshot interface {
 	Commit() string // empty in an empty repository
 	Ref() string    // full name, empty where a commit was asked for
 	Read() job.Read // how it was read, empty in an empty repository
+	// MadeBy reports whether the tip is the commit that the job made, and that commit's parent.
+	MadeBy(jobID string) (parent string, made bool)
 	Build(ctx context.Context, changes []edit.FileChange, spec CommitSpec) (Commit, error)
 	Archive(ctx context.Context, w io.Writer, format job.Archive, paths []string) (files int, err error)
 	Close() error

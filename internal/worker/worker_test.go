@@ -180,6 +180,7 @@ func (s *snapshot) Blob(context.Context, string, int64) ([]byte, error) { return
 func (s *snapshot) Commit() string                                      { return s.commit }
 func (s *snapshot) Ref() string                                         { return s.ref }
 func (s *snapshot) Read() job.Read                                      { return "shallow" }
+func (s *snapshot) MadeBy(jobID string) (string, bool)                  { return "c0", s.commit == "by-"+jobID }
 func (s *snapshot) Close() error                                        { s.closed++; return nil }
 
 func (s *snapshot) Build(_ context.Context, changes []edit.FileChange, spec worker.CommitSpec) (worker.Commit, error) {
@@ -276,6 +277,17 @@ func TestPush(t *testing.T) {
 			job:   func(j *job.Job) { j.Push.Changes[0].Put.Path = "same" },
 			want:  job.PushResult{Branch: "main", Commit: "c1", Unchanged: true},
 			calls: `snapshot refs/heads/main@push+some of acme/web, release`,
+		},
+		"the tip is its own, and Redis has lost that": {
+			world: func(w *world) { w.branches["main"] = "by-j1" },
+			want:  job.PushResult{Branch: "main", Commit: "by-j1", Parent: "c0"},
+			calls: `snapshot refs/heads/main@push+some of acme/web, release`,
+		},
+		"a new branch from its own commit on another": {
+			world: func(w *world) { w.branches["main"] = "by-j1" },
+			job:   func(j *job.Job) { j.Push.Branch, j.Push.Create = "topic", true },
+			want:  job.PushResult{Branch: "topic", Commit: "on-by-j1", Parent: "by-j1", Changed: 1, Created: true},
+			calls: `snapshot refs/heads/topic@push+some of acme/web, snapshot @push+some of acme/web, intent on-by-j1, push topic ""->on-by-j1, release`,
 		},
 		"a new branch from the main branch": {
 			job:   func(j *job.Job) { j.Push.Branch, j.Push.Create = "topic", true },
