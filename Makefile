@@ -12,6 +12,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 1m
 # What `make bench` and `make bench-git` hand to go test, such as BENCHFLAGS='-bench Git/on_disk/small'.
 BENCHFLAGS ?=
+# Parts of `make soak`, with | between several.
+SOAK ?= .*
 # What `make test` and `make race` hand to go test, such as TESTFLAGS='-run TestX ./internal/ops'.
 TESTFLAGS ?= ./...
 
@@ -81,6 +83,10 @@ bench-git: ## git jobs beside the command line and go-git: an hour, and nothing 
 .PHONY: manifest
 manifest: test-tools ## the Forge manifest against Atlassian's own validator
 	node deploy/forge/validate.mjs deploy/forge/manifest.yml
+
+.PHONY: soak
+soak: test-tools ## events at Forge's volume while Redis, receiver and workers die; SOAK=outage, kills, fairness or tokens for one part
+	go test -run '^$$' -timeout 40m -bench '^BenchmarkSoak$$/^($(SOAK))$$' -benchtime 1x ./internal/systemtest
 
 ##@ Tools
 
