@@ -12,6 +12,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 1m
 # What `make bench` and `make bench-git` hand to go test, such as BENCHFLAGS='-bench Git/on_disk/small'.
 BENCHFLAGS ?=
+# Parts of `make soak`, with | between several.
+SOAK ?= .*
 # What `make test` and `make race` hand to go test, such as TESTFLAGS='-run TestX ./internal/ops'.
 TESTFLAGS ?= ./...
 
@@ -74,10 +76,6 @@ bench: bench-ingest ## the benchmarks that take minutes
 bench-ingest: ## the intake of events beside its peers: minutes, and nothing else should run meanwhile
 	go test -run '^$$' -timeout 60m -bench Ingest -benchtime 1x $(BENCHFLAGS) ./internal/bench
 
-.PHONY: soak
-soak: ## outages, kills, a noisy neighbour, expired tokens, at full size: a quarter of an hour; SOAK=outage|kills|fairness|tokens for one
-	go test -run '^$$' -timeout 60m -bench Soak -benchtime 1x $(BENCHFLAGS) ./internal/systemtest
-
 .PHONY: bench-git
 bench-git: ## git jobs beside the command line and go-git: an hour, and nothing else should run meanwhile
 	go test -run '^$$' -timeout 180m -bench Git -benchtime 1x $(BENCHFLAGS) ./internal/bench
@@ -85,6 +83,10 @@ bench-git: ## git jobs beside the command line and go-git: an hour, and nothing 
 .PHONY: manifest
 manifest: test-tools ## the Forge manifest against Atlassian's own validator
 	node deploy/forge/validate.mjs deploy/forge/manifest.yml
+
+.PHONY: soak
+soak: test-tools ## events at Forge's volume while Redis, receiver and workers die; SOAK=outage, kills, fairness or tokens for one part
+	go test -run '^$$' -timeout 40m -bench '^BenchmarkSoak$$/^($(SOAK))$$' -benchtime 1x ./internal/systemtest
 
 ##@ Tools
 

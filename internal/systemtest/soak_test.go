@@ -2,209 +2,138 @@ package systemtest
 
 import (
 	"fmt"
-	"net/http"
-	"os"
 	"slices"
-	"strconv"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/gitsmith/gitsmith/internal/bench"
 )
 
-const oneHour = time.Hour // far longer than anything here takes
-
-// soakRules make a job of each event that reads its repository.
-const soakRules = `rules:
-  - name: soak
-    on: avi:bitbucket:push:repository
-    coalesce: none
-    job:
-      repository: {workspace: acme, slug: "{{ event.repository.slug }}"}
-      clone: {ref: main, archive: none}
-`
-
-// BenchmarkSoak is what `make soak` runs: long, with the deployed binaries. SOAK chooses one part, SOAK_EVENTS its size.
+// BenchmarkSoak shows what becomes of events at Forge's volume when things die. It takes some twelve minutes:
+//
+//	make soak
+//	make soak SOAK=outage
+//
+// Each part checks that nothing is lost and nothing done twice, and writes its tables.
 func BenchmarkSoak(b *testing.B) {
 	for _, part := range []struct {
 		name string
-		run  func(b *testing.B)
+		run  func(*testing.B) []bench.Table
 	}{{"outage", soakOutage}, {"kills", soakKills}, {"fairness", soakFairness}, {"tokens", soakTokens}} {
-		if wanted := os.Getenv("SOAK"); wanted == "" || wanted == part.name {
-			b.Run(part.name, part.run)
-		}
-	}
-}
-
-// say prints a line of the report.
-func say(format string, args ...any) { fmt.Printf("soak: "+format+"\n", args...) }
-
-func soakEvents(b *testing.B, fallback int) int {
-	b.Helper()
-	text := os.Getenv("SOAK_EVENTS")
-	if text == "" {
-		return fallback
-	}
-	events, err := strconv.Atoi(text)
-	if err != nil || events < 1 {
-		b.Fatalf("SOAK_EVENTS: %q is no number of events", text)
-	}
-	return events
-}
-
-// soakOutage is ten minutes' worth of two events a second, in half a minute.
-func soakOutage(b *testing.B) {
-	for _, minute := range []time.Duration{0, 5 * time.Second} {
-		o := outage{before: 200, during: soakEvents(b, 1200), after: 200, rate: 40, repositories: 64, minute: minute}
-		e := o.run(b)
-		e.check(b, o)
-		say("outage, redelivered after %s: events %d, deliveries %d, of them refused %d; events answered 2xx %d, executed %d, twice %d, answered and lost %d, never answered %d, longest answer %s, jobs %v",
-			minute, e.events, e.sent, e.refused, e.answered, e.executed, e.duplicates, e.lost, e.unanswered, e.longest.Round(time.Millisecond), e.states)
-	}
-}
-
-// soakKills delivers many events, some twice and some of the app's own, to two workers of which one is killed every ten seconds.
-func soakKills(b *testing.B) {
-	s := newSystem(b)
-	git := s.startCanned()
-	s.useRules(soakRules)
-	s.startReceiver()
-	settings := []string{"GITSMITH_LOG_LEVEL=warn", "GITSMITH_CONCURRENCY=8", "GITSMITH_GIT_BUDGET=0", "GITSMITH_CACHE_SIZE=1MiB"}
-	s.startWorker(settings...)
-	victim := s.startWorker(settings...)
-	count := soakEvents(b, 100_000)
-	events := eventsOf(0, count, 20, count)
-	want := 0
-	for _, event := range events {
-		event.again, event.selfGenerated = event.number%10 < 3, event.number%20 == 0
-		if !event.selfGenerated {
-			want++
-		}
-	}
-	f := s.newFlood(5*time.Second, s.oauthToken(4*time.Hour))
-	begun := time.Now()
-	var group sync.WaitGroup
-	group.Go(func() { f.run(b.Context(), events, 0) })
-	delivered := make(chan struct{})
-	go func() { group.Wait(); close(delivered) }()
-	kills := 0
-	tick := time.NewTicker(10 * time.Second)
-	defer tick.Stop()
-	for !s.nearlyDone(delivered) {
-		<-tick.C
-		victim.kill()
-		kills++
-		victim = s.startWorker(settings...)
-	}
-	s.settle(4 * time.Minute) // what a killed worker held comes back after two minutes
-	states, twice := s.tally(), 0
-	made := 0
-	for _, n := range states {
-		made += n
-	}
-	for _, event := range events {
-		if len(event.jobs) > 1 {
-			twice++
-		}
-	}
-	read, again := git.counts()
-	say("kills: events %d, deliveries %d, refused %d, self-generated %d; jobs made %d, done %d, duplicates %d, lost %d; repositories read %d, %d of them again after a kill; %d kills in %s",
-		count, f.sent, f.refused, count-want, made, states["succeeded"], max(made-want, 0)+twice, want-states["succeeded"], read, again, kills, time.Since(begun).Round(time.Second))
-	if made != want || states["succeeded"] != want || twice > 0 || read != want {
-		b.Errorf("%d jobs wanted: made %d, %v, %d events with two jobs, %d repositories read", want, made, states, twice, read)
-	}
-}
-
-// nearlyDone reports that all is delivered and little is left to do.
-func (s *system) nearlyDone(delivered <-chan struct{}) bool {
-	select {
-	case <-delivered:
-		left, err := s.unfinished()
-		return err == nil && left <= 16
-	default:
-		return false
-	}
-}
-
-// soakFairness is how long a quiet installation's jobs wait beside a noisy one's backlog, with a cap on each and without.
-func soakFairness(b *testing.B) {
-	const quiet = 200
-	for _, bound := range []string{"32", "1000000"} {
-		s := newSystem(b)
-		s.startCanned()
-		s.useRules(soakRules)
-		s.settings = append(s.settings, "GITSMITH_INSTALLATION_JOBS="+bound)
-		s.startReceiver()
-		token := s.oauthToken(4 * time.Hour)
-		f := s.newFlood(time.Second, token)
-		noisy := soakEvents(b, 50_000)
-		f.run(b.Context(), eventsOf(0, noisy, 1, noisy), 0)
-		s.startWorker("GITSMITH_LOG_LEVEL=warn", "GITSMITH_CONCURRENCY=8", "GITSMITH_GIT_BUDGET=0", "GITSMITH_CACHE_SIZE=1MiB", "GITSMITH_INSTALLATION_JOBS="+bound)
-		few := eventsOf(noisy, quiet, 1, noisy+quiet)
-		for _, event := range few {
-			event.installation = "ari:cloud:ecosystem::installation/quiet"
-		}
-		f.run(b.Context(), few, 10)
-		var waits []time.Duration
-		within(b, 10*time.Minute, "the quiet installation's jobs have begun", func() error {
-			waits = waits[:0]
-			for _, k := range s.records("gitsmith:{ari:cloud:ecosystem::installation/quiet}:job:*") {
-				if k.started > 0 {
-					waits = append(waits, time.Duration(k.started-k.created)*time.Millisecond)
-				}
-			}
-			if len(waits) < quiet {
-				return fmt.Errorf("%d of %d have begun", len(waits), quiet)
-			}
-			return nil
+		b.Run(part.name, func(b *testing.B) {
+			tables := part.run(b)
+			bench.Report(b, "soak-"+part.name, fmt.Sprintf("Measured on %s, %s. Load, receiver, workers, Redis and git server share the machine.",
+				bench.Machine(b.Context()), time.Now().Format(time.DateOnly)), tables)
 		})
-		slices.Sort(waits)
-		left, _ := s.unfinished()
-		say("fairness, GITSMITH_INSTALLATION_JOBS=%s: %d jobs of the noisy one wait, %d of the quiet one, ten a second: wait p50 %s, p99 %s, most %s; %d jobs left then",
-			bound, noisy, quiet, waits[quiet/2], waits[quiet*99/100], waits[quiet-1], left)
 	}
 }
 
-// soakTokens is how long it takes until jobs that wait for a token have begun after one has come.
-func soakTokens(b *testing.B) {
-	const jobs = 1000
-	for _, slots := range []string{"4", "64"} {
-		s := newSystem(b)
-		s.startCanned()
-		s.startReceiver()
-		s.startWorker("GITSMITH_LOG_LEVEL=warn", "GITSMITH_CONCURRENCY="+slots, "GITSMITH_CACHE_SIZE=1MiB")
-		nobody := caller{principal: "712020:alice", installation: installation}
-		for i := range jobs {
-			s.submit(nobody, fmt.Sprintf(`{"repository":{"workspace":"acme","slug":"r%d"},"actor":"system","on_expiry":"wait","clone":{"ref":"main","archive":"none"}}`, i))
-		}
-		within(b, time.Minute, "all wait", func() error {
-			if waiting := s.tally()["waiting"]; waiting < jobs {
-				return fmt.Errorf("%d wait", waiting)
-			}
-			return nil
-		})
-		trigger := caller{installation: installation, systemToken: s.oauthToken(4 * time.Hour)}
-		begun := time.Now()
-		if status, answer := s.call(trigger, http.MethodPost, "/forge/schedule", ""); status != http.StatusOK {
-			b.Fatalf("status %d: %s", status, answer)
-		}
-		answered := time.Since(begun)
-		asleep := s.tally()["waiting"]
-		var last int64
-		within(b, 2*time.Minute, "all have begun", func() error {
-			begunJobs := 0
-			last = 0
-			for _, k := range s.records("gitsmith:{" + installation + "}:job:*") {
-				if k.started >= begun.UnixMilli() {
-					begunJobs++
-				}
-				last = max(last, k.started)
-			}
-			if begunJobs < jobs {
-				return fmt.Errorf("%d have begun", begunJobs)
-			}
-			return nil
-		})
-		say("tokens, GITSMITH_CONCURRENCY=%s: %d jobs wait; the trigger that brings a token is answered after %s, %d wait then; the last has begun after %s",
-			slots, jobs, answered.Round(time.Millisecond), asleep, time.Duration(last-begun.UnixMilli())*time.Millisecond)
+func milliseconds(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+
+// soakOutage is ten minutes of four events a second, in 24 s.
+func soakOutage(b *testing.B) []bench.Table {
+	full := outage{before: 400, during: 2400, after: 200, rate: 100, repositories: 32}
+	redelivered, cut := full, full
+	redelivered.minute, cut.minute = 2400*time.Millisecond, 2400*time.Millisecond
+	cut.cut, cut.during = true, 600
+	table := bench.Table{
+		Title:  "Redis away for ten minutes' worth of events, the receiver killed in the middle",
+		Header: []string{"", "events", "sent", "without 2xx", "redelivered", "answered 2xx", "jobs made", "executed", "duplicates", "answered and lost", "longest answer"},
+		Note: "Ten minutes of 4 events a second, compressed 25 times: 2,400 events at 100 a second while redis-server is dead (SIGKILL; fsync every second), 400 before, 200\n" +
+			"after. Half way the receiver gets SIGKILL and is started again on its spool. Forge's minute is 2.4 s. Each event is a push of one line, by one worker\n" +
+			"with 4 slots to 32 repositories behind git http-backend; executed and duplicates are commits on the server's branches by the event that they name. When the load\n" +
+			"is over the worker is killed and another one started, with the leases of the first run out, so as not to wait two minutes for them.\n" +
+			"The third row cuts Redis's append-only file off where it was a second before (600 events while it is away, the receiver stays alive): what a machine\n" +
+			"without power loses. Its duplicates are pushes whose intent Redis lost and that others had pushed on top of by then.",
 	}
+	for _, row := range []struct {
+		name string
+		outage
+	}{{"no redelivery", full}, {"redelivery as Forge's", redelivered}, {"Redis loses its last second", cut}} {
+		b.Logf("%s", row.name)
+		e := row.outage.run(b)
+		e.check(b, row.outage)
+		table.Rows = append(table.Rows, []string{
+			row.name, fmt.Sprint(e.events), fmt.Sprint(e.sent), fmt.Sprint(e.refused), fmt.Sprint(e.sent - e.events), fmt.Sprint(e.answered), fmt.Sprint(e.jobs),
+			fmt.Sprint(e.executed), fmt.Sprint(e.duplicates), fmt.Sprint(e.lost), milliseconds(e.longest),
+		})
+	}
+	return []bench.Table{table}
+}
+
+func soakKills(b *testing.B) []bench.Table {
+	m := mayhem{events: 100_000, installations: 20, pause: 10 * time.Second, concurrency: 8, natural: true}
+	r := m.run(b)
+	r.check(b, m)
+	return []bench.Table{{
+		Title: "100,000 events, two workers, one of them killed every 10 s",
+		Header: []string{
+			"events", "self-generated", "redelivered", "sent", "without 2xx", "jobs made", "jobs done", "executed", "duplicates", "lost", "kills", "read again", "longest answer", "all done after",
+		},
+		Rows: [][]string{{
+			fmt.Sprint(r.events), fmt.Sprint(r.selfGenerated), fmt.Sprint(r.redelivered), fmt.Sprint(r.sent), fmt.Sprint(r.refused), fmt.Sprint(r.jobs), fmt.Sprint(r.done),
+			fmt.Sprint(r.executed), fmt.Sprint(r.duplicates), fmt.Sprint(r.lost), fmt.Sprint(r.kills), fmt.Sprint(r.again), milliseconds(r.longest), seconds(r.took),
+		}},
+		Note: "Events of 20 installations, 64 at once, as fast as they are answered; a redelivery has another of the three shapes than what it repeats. Each event is a clone with\n" +
+			"archive none of a ref of its own. The git server is a stand-in that repeats what http-backend answered first, for it would take an hour to run it so often; executed\n" +
+			"are the refs that were read from it, read again what it was asked once more, after a kill. A killed worker's jobs come back by themselves, after one to two minutes.",
+	}}
+}
+
+// soakFairness takes the median of three runs with fairness and one without, which takes as long as the noisy jobs.
+func soakFairness(b *testing.B) []bench.Table {
+	n := neighbours{noisy: 50_000, quiet: 60, pause: 250 * time.Millisecond, concurrency: 4}
+	small := n
+	small.noisy = 5_000
+	off := n
+	off.most = 10_000_000
+	table := bench.Table{
+		Title:  "A quiet installation beside a noisy one",
+		Header: []string{"", "jobs of the noisy one that wait", "p50", "p99", "longest", "of the noisy one's left then"},
+		Note: "From queued to started, of 60 jobs of the quiet one, one each 250 ms, by one worker with 4 slots and the stand-in git server. Fair: as delivered\n" +
+			"(GITSMITH_INSTALLATION_JOBS is 32). Off: it is 10,000,000.",
+	}
+	var fair []waits
+	for range 3 {
+		fair = append(fair, n.run(b))
+	}
+	slices.SortFunc(fair, func(x, y waits) int { return int(x.p99 - y.p99) })
+	for _, row := range []struct {
+		name string
+		n    neighbours
+		w    waits
+	}{{"fair, median of 3 by p99", n, fair[1]}, {"off", off, off.run(b)}, {"fair", small, small.run(b)}} {
+		table.Rows = append(table.Rows, []string{
+			row.name, fmt.Sprint(row.n.noisy), milliseconds(row.w.p50), milliseconds(row.w.p99), milliseconds(row.w.longest), fmt.Sprint(row.w.left),
+		})
+	}
+	if table.Rows[0][3] == table.Rows[1][3] {
+		b.Error("fairness makes no difference")
+	}
+	return []bench.Table{table}
+}
+
+func soakTokens(b *testing.B) []bench.Table {
+	table := bench.Table{
+		Title:  "1,000 jobs that wait for a token, one scheduled trigger",
+		Header: []string{"", "slots", "trigger answered", "all awake", "last begun", "all done", "begun out of turn"},
+		Note: "From the trigger on. Awake: none is in the state waiting (looked at every 250 ms). The jobs are one installation's, of which 32 are in the queue at once;\n" +
+			"how soon the last one begins is how soon the others are done. Out of turn: begun before a job that was asked for 100 jobs earlier.",
+	}
+	for _, p := range []sleepers{{1000, 4, false}, {1000, 64, false}, {1000, 4, true}} {
+		name := "stand-in git server"
+		if p.git {
+			name = "git http-backend"
+		}
+		w := p.run(b)
+		table.Rows = append(table.Rows, []string{
+			name, fmt.Sprint(p.concurrency), milliseconds(w.answered), milliseconds(w.awake), milliseconds(w.begun), milliseconds(w.done), fmt.Sprint(w.early),
+		})
+		if w.awake > 2*time.Second {
+			b.Errorf("the last one woke after %s", w.awake)
+		}
+	}
+	return []bench.Table{table}
 }
