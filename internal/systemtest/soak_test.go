@@ -53,7 +53,7 @@ func soakOutage(b *testing.B) []bench.Table {
 		outage
 	}{{"no redelivery", full}, {"redelivery as Forge's", redelivered}, {"Redis loses its last second", cut}} {
 		b.Logf("%s", row.name)
-		e := row.outage.run(b)
+		e := row.run(b)
 		e.check(b, row.outage)
 		table.Rows = append(table.Rows, []string{
 			row.name, fmt.Sprint(e.events), fmt.Sprint(e.sent), fmt.Sprint(e.refused), fmt.Sprint(e.sent - e.events), fmt.Sprint(e.answered), fmt.Sprint(e.jobs),
