@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// lossWindow is how far back a Redis that ended at once may have lost what it had answered: with an append-only file and fsync every
-	// second, up to two (redis.conf, appendfsync).
+	// lossWindow is how far back a Redis whose machine lost its power may lack what it had answered: with an append-only file and fsync
+	// every second, up to two (redis.conf, appendfsync). A replica that takes over may lack as much.
 	lossWindow = 3 * time.Second
 	// meetPause is between two looks which Redis it is that answers.
 	meetPause = time.Second

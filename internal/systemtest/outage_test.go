@@ -168,7 +168,9 @@ func (o outage) judge(events []*happened, folders []string, s *system) endured {
 func (e endured) check(t testing.TB, o outage) {
 	t.Helper()
 	t.Logf("%+v", e)
-	if e.lost > 0 || e.duplicates > 0 {
+	// Where Redis loses what it had answered, a push may be done again that others have pushed on top of.
+	onTop := o.cut && o.rate > o.repositories
+	if e.lost > 0 || e.duplicates > 0 && !onTop {
 		t.Errorf("%d events that were answered are lost, %d were done twice", e.lost, e.duplicates)
 	}
 	if e.answered != e.events && o.minute > 0 {

@@ -32,21 +32,21 @@ func milliseconds(d time.Duration) string { return fmt.Sprintf("%d ms", d.Millis
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
 
-// soakOutage is ten minutes of four events a second, in 24 s.
+// soakOutage is ten minutes of two events a second, in 20 s.
 func soakOutage(b *testing.B) []bench.Table {
-	full := outage{before: 400, during: 2400, after: 200, rate: 100, repositories: 32}
+	full := outage{before: 200, during: 1200, after: 100, rate: 60, repositories: 32}
 	redelivered, cut := full, full
-	redelivered.minute, cut.minute = 2400*time.Millisecond, 2400*time.Millisecond
-	cut.cut, cut.during = true, 600
+	redelivered.minute, cut.minute = 2*time.Second, 2*time.Second
+	cut.cut, cut.during = true, 300
 	table := bench.Table{
 		Title:  "Redis away for ten minutes' worth of events, the receiver killed in the middle",
 		Header: []string{"", "events", "sent", "without 2xx", "redelivered", "answered 2xx", "jobs made", "executed", "duplicates", "answered and lost", "longest answer"},
-		Note: "Ten minutes of 4 events a second, compressed 25 times: 2,400 events at 100 a second while redis-server is dead (SIGKILL; fsync every second), 400 before, 200\n" +
-			"after. Half way the receiver gets SIGKILL and is started again on its spool. Forge's minute is 2.4 s. Each event is a push of one line, by one worker\n" +
+		Note: "Ten minutes of 2 events a second, compressed 30 times: 1,200 events at 60 a second while redis-server is dead (SIGKILL; fsync every second), 200 before, 100\n" +
+			"after. Half way the receiver gets SIGKILL and is started again on its spool. Forge's minute is 2 s. Each event is a push of one line, by one worker\n" +
 			"with 4 slots to 32 repositories behind git http-backend; executed and duplicates are commits on the server's branches by the event that they name. When the load\n" +
 			"is over the worker is killed and another one started, with the leases of the first run out, so as not to wait two minutes for them.\n" +
-			"The third row cuts Redis's append-only file off where it was a second before (600 events while it is away, the receiver stays alive): what a machine\n" +
-			"without power loses. Its duplicates are pushes whose intent Redis lost and that others had pushed on top of by then.",
+			"The third row cuts Redis's append-only file off where it was a second before (300 events while it is away, the receiver stays alive): what a machine\n" +
+			"without power loses. Its duplicates, if any, are pushes of that second whose intent Redis lost and that others had pushed on top of.",
 	}
 	for _, row := range []struct {
 		name string
