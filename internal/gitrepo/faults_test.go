@@ -129,7 +129,7 @@ func (s *sparse) renew() {
 func (s *sparse) impatient() *gitrepo.Client {
 	s.t.Helper()
 	config := s.config
-	config.IdleTimeout = 300 * time.Millisecond
+	config.IdleTimeout = 2 * time.Second // the server has done its work by then, so that the branch is where it stays
 	client, err := gitrepo.New(config)
 	if err != nil {
 		s.t.Fatal(err)
