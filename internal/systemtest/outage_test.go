@@ -169,7 +169,7 @@ func (e endured) check(t testing.TB, o outage) {
 	t.Helper()
 	t.Logf("%+v", e)
 	// Where Redis loses what it had answered, a push may be done again that others have pushed on top of.
-	onTop := o.cut && o.rate > o.repositories
+	onTop := o.cut && o.before+o.during+o.after > o.repositories
 	if e.lost > 0 || e.duplicates > 0 && !onTop {
 		t.Errorf("%d events that were answered are lost, %d were done twice", e.lost, e.duplicates)
 	}
@@ -188,7 +188,9 @@ func TestOutage(t *testing.T) {
 	for name, o := range map[string]outage{
 		"without redelivery":   {before: 40, during: 80, after: 20, rate: 40, repositories: 16},
 		"with redelivery":      {before: 40, during: 80, after: 20, rate: 40, repositories: 16, minute: time.Second},
-		"with its last second": {before: 80, during: 40, after: 20, rate: 40, repositories: 60, minute: time.Second, cut: true},
+		// Each event has a repository of its own: what others have pushed on top of is found by its intent alone, which Redis loses here
+		// (docs/performance.md, Soak).
+		"with its last second": {before: 80, during: 40, after: 20, rate: 40, repositories: 140, minute: time.Second, cut: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
