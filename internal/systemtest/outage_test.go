@@ -186,8 +186,8 @@ func (e endured) check(t testing.TB, o outage) {
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]outage{
-		"without redelivery":   {before: 40, during: 80, after: 20, rate: 40, repositories: 16},
-		"with redelivery":      {before: 40, during: 80, after: 20, rate: 40, repositories: 16, minute: time.Second},
+		"without redelivery": {before: 40, during: 80, after: 20, rate: 40, repositories: 16},
+		"with redelivery":    {before: 40, during: 80, after: 20, rate: 40, repositories: 16, minute: time.Second},
 		// Each event has a repository of its own: what others have pushed on top of is found by its intent alone, which Redis loses here
 		// (docs/performance.md, Soak).
 		"with its last second": {before: 80, during: 40, after: 20, rate: 40, repositories: 140, minute: time.Second, cut: true},
