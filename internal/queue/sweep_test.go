@@ -108,6 +108,7 @@ func TestGarbageIsDequeued(t *testing.T) {
 		b.enqueue(aJob("j1"))
 		server := b.serve(queue.ServerConfig{}, succeed)
 		b.await("j1", job.Succeeded)
+		b.taskState("j1", asynq.TaskStateCompleted) // asynq is told after the record
 		server.Sweep(ctx)
 		if n := b.redis.LLen(ctx, quarantineKey).Val(); n != 2 {
 			t.Errorf("%d tasks in quarantine", n)
