@@ -65,27 +65,6 @@ func New(client redis.UniversalClient, keyring *secret.Keyring, options Options)
 	}
 }
 
-// Keep stores the OAuth tokens that a verified invocation brought, each under its actor, unless there is one that lives as
-// long or longer. It returns the actors that have a newer token now than before: their waiting jobs can run. A token past
-// its expiry is passed over, and so is a user token of an invocation that names no user.
-func (v *Vault) Keep(ctx context.Context, invocation forge.Invocation) (newer []forge.Actor, err error) {
-	for _, kind := range []forge.ActorKind{forge.ActorSystem, forge.ActorUser} {
-		token := invocation.Token(kind)
-		if token.IsZero() {
-			continue
-		}
-		actor := invocation.Actor(kind)
-		stored, err := v.Put(ctx, invocation.Installation(), actor, token)
-		if err != nil {
-			return newer, err
-		}
-		if stored {
-			newer = append(newer, actor)
-		}
-	}
-	return newer, nil
-}
-
 // A token is replaced by one that expires later; at the same expiry only where it was sealed by another key, which may be
 // lost by now. The times are Unix milliseconds.
 //
@@ -108,8 +87,9 @@ if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[1]) - tonumber(ARGV[5]) then
 end
 return 1`)
 
-// Put stores one token as [Vault.Keep] does, and reports whether it is there now and was not before. An installation whose app was
-// removed minutes ago gets none.
+// Put stores a token unless there is one of the actor that lives as long or longer, and reports whether it is there now and was not
+// before. One past its expiry is passed over, and so is a user's that names no user. An installation whose app was removed minutes ago
+// gets none.
 func (v *Vault) Put(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken) (bool, error) {
 	now := v.now()
 	switch {

@@ -140,9 +140,6 @@ func TestNothingWithoutAnOwnerIsKept(t *testing.T) {
 	if _, err := v.Put(t.Context(), "", system, token("of no installation", time.Hour)); fault.KindOf(err) != fault.Internal {
 		t.Errorf("no installation: %v, want an Internal fault", err)
 	}
-	if _, err := v.Keep(t.Context(), forge.Invocation{}); err != nil {
-		t.Errorf("an invocation without tokens: %v", err)
-	}
 	if n := client.DBSize(t.Context()).Val(); n != 0 {
 		t.Errorf("%d keys were written", n)
 	}
