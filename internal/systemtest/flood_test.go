@@ -232,6 +232,13 @@ func (s *system) startSoakWorker(more ...string) *process {
 	return s.startWorker(append([]string{"GITSMITH_REDIS_URL=" + s.redis.URL, "GITSMITH_LOG_LEVEL=warn", "GITSMITH_GIT_BUDGET=0"}, more...)...)
 }
 
+// end kills every process of the system, so that what it has left to do is not done beside the next one's load.
+func (s *system) end() {
+	for _, each := range s.logs {
+		each.kill()
+	}
+}
+
 // tally is the states of all jobs' records in Redis, by how many there are.
 func (s *system) tally() map[string]int {
 	s.t.Helper()

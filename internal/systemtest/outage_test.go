@@ -47,6 +47,7 @@ type endured struct {
 func (o outage) run(t testing.TB) endured {
 	t.Helper()
 	s := newSystem(t)
+	defer s.end()
 	roots := s.startRepositories(o.repositories)
 	s.useRules(outageRules)
 	s.startReceiver()

@@ -28,6 +28,7 @@ const quietInstallation = "ari:cloud:ecosystem::installation/quiet"
 func (n neighbours) run(t testing.TB) waits {
 	t.Helper()
 	s := newSystem(t)
+	defer s.end()
 	s.startRecorded()
 	s.useRules(readRules)
 	settings := []string{fmt.Sprintf("GITSMITH_CONCURRENCY=%d", n.concurrency)}
@@ -97,6 +98,7 @@ type woken struct {
 func (p sleepers) run(t testing.TB) woken {
 	t.Helper()
 	s := newSystem(t)
+	defer s.end()
 	if p.git {
 		s.startRepositories(1)
 		s.useRules(mainRules)
