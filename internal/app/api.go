@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime/debug"
 	"slices"
 	"time"
 
@@ -29,17 +28,10 @@ func API() Program {
 			return settings.OpsAddr, err
 		},
 		Run: func(ctx context.Context, environ []string, log io.Writer) error {
-			if valueOf(environ, "GOGC") == "" {
-				debug.SetGCPercent(collectAt)
-			}
 			return RunAPI(ctx, environ, log, nil)
 		},
 	}
 }
-
-// collectAt is how much the heap of a receiver grows before garbage is collected, in percent (GOGC): it lives on short-lived garbage and
-// keeps a few megabytes, so collecting rarely costs little memory and saves a tenth of the processor time.
-const collectAt = 300
 
 // RunAPI serves the receiver until ctx ends, then lets answers that are under way finish. listening, which may be nil, is
 // called once both listeners are bound.

@@ -1,12 +1,14 @@
 package intake
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
@@ -17,8 +19,8 @@ const (
 	lossWindow = 3 * time.Second
 	// meetPause is between two looks which Redis it is that answers.
 	meetPause = time.Second
-	// What is kept of the last seconds at most; the oldest goes.
-	maxRecent      = 16_384
+	// What is kept of the last seconds at most; the oldest goes. Forge delivers 1,667 a second for one tenant at the most.
+	maxRecent      = 5_000
 	maxRecentBytes = 16 << 20
 )
 
@@ -28,6 +30,13 @@ type recent struct {
 	entries []done
 	bytes   int
 	begun   bool // it is known which Redis has taken them
+	tokens  map[tokenPlace][]byte
+}
+
+// tokenPlace is whose token it is. The same one comes with every call, and is kept once.
+type tokenPlace struct {
+	installation string
+	actor        forge.Actor
 }
 
 // done is a delivery that Redis has taken.
@@ -41,6 +50,18 @@ type done struct {
 func (r *recent) add(one done) {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
+	for at, token := range one.entry.Tokens {
+		place := tokenPlace{one.entry.Call.ID, token.Actor}
+		if kept := r.tokens[place]; bytes.Equal(kept, token.Text) {
+			one.entry.Tokens[at].Text = kept
+			continue
+		}
+		if r.tokens == nil {
+			r.tokens = map[tokenPlace][]byte{}
+		}
+		r.tokens[place] = token.Text
+		one.bytes += len(token.Text)
+	}
 	r.entries = append(r.entries, one)
 	r.bytes += one.bytes
 	for len(r.entries) > maxRecent || r.bytes > maxRecentBytes {
@@ -68,7 +89,10 @@ func (r *recent) forget(before time.Time) {
 	}
 	r.drop(n)
 	if len(r.entries) == 0 {
-		r.entries = nil // with what it had grown to
+		r.entries, r.tokens = nil, nil // with what they had grown to
+	}
+	if len(r.tokens) > maxRecent {
+		r.tokens = nil
 	}
 }
 
