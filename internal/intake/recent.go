@@ -19,8 +19,8 @@ const (
 	lossWindow = 3 * time.Second
 	// meetPause is between two looks which Redis it is that answers.
 	meetPause = time.Second
-	// What is kept of the last seconds at most; the oldest goes. Forge delivers 1,667 a second for one tenant at the most.
-	maxRecent      = 5_000
+	// What is kept of the last seconds at most; the oldest goes. Forge delivers 1,667 a second for one tenant at the most: two seconds.
+	maxRecent      = 3_500
 	maxRecentBytes = 16 << 20
 )
 
