@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -136,8 +137,8 @@ func (c *Client) run(ctx context.Context, class job.Class, tasks []string) error
 			case isGone(err):
 			case err != nil:
 				return unavailable(err, "run a job that waited")
-			case info.State == asynq.TaskStateActive:
-				busy = append(busy, task)
+			case slices.Contains([]asynq.TaskState{asynq.TaskStateActive, asynq.TaskStateRetry, asynq.TaskStateScheduled}, info.State):
+				busy = append(busy, task) // on its way into its wait, or there since it was looked at
 			}
 		}
 		if len(busy) == 0 || c.Now().After(giveUp) {
