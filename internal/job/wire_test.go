@@ -59,7 +59,9 @@ func samples() map[string]job.Job {
 		},
 		PullRequest: &job.PullRequest{Title: privateText, Description: "d", Destination: "main", CloseSourceBranch: true},
 	}
-	return map[string]job.Job{"clone": clone, "push": push}
+	batch := common
+	batch.Class, batch.Batch = job.ClassBatch, job.BatchRef{ID: "0197a4c4-0000-7000-8000-00000000000b", Item: 3}
+	return map[string]job.Job{"v1-clone": clone, "v1-push": push, "v2-batch": batch}
 }
 
 func TestWireRoundTrip(t *testing.T) {
@@ -93,7 +95,7 @@ func TestWireRoundTrip(t *testing.T) {
 func TestWireGolden(t *testing.T) {
 	t.Parallel()
 	for name, want := range samples() {
-		path := filepath.Join("testdata", "v1-"+name+".json")
+		path := filepath.Join("testdata", name+".json")
 		payload, err := os.ReadFile(path)
 		if os.IsNotExist(err) && *writeGolden {
 			if payload, err = job.Marshal(want, ring(t, "golden")); err == nil {
@@ -115,7 +117,7 @@ func TestWireGolden(t *testing.T) {
 
 func TestUnmarshalRefuses(t *testing.T) {
 	t.Parallel()
-	push := samples()["push"]
+	push := samples()["v1-push"]
 	payload, err := job.Marshal(push, ring(t, "a"))
 	if err != nil {
 		t.Fatal(err)
@@ -152,7 +154,7 @@ func FuzzUnmarshal(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		got, err := job.Unmarshal(payload, keys)
-		if err == nil && (got.Clone == nil) == (got.Push == nil) {
+		if err == nil && (got.Clone == nil) == (got.Push == nil) && got.Batch.ID == "" {
 			t.Fatal("a job that is neither a clone nor a push")
 		}
 	})
