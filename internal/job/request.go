@@ -239,11 +239,14 @@ func (p *Push) validate(limits Limits) error {
 	if err := p.Author.validate(); err != nil {
 		return err
 	}
-	if len(p.Changes) == 0 {
-		return fault.Newf(fault.Invalid, "push.changes: it is empty; a push needs at least one change")
+	if len(p.Changes) == 0 && p.Recipe == nil {
+		return fault.Newf(fault.Invalid, "push.changes: it is empty; a push needs at least one change, or a recipe")
 	}
 	if err := edit.Validate(p.Changes, limits.Edit); err != nil {
 		return fmt.Errorf("push: %w", err)
+	}
+	if err := p.validateOptions(); err != nil {
+		return err
 	}
 	return p.PullRequest.validate(p.Branch, limits)
 }
@@ -274,6 +277,9 @@ func (p *PullRequest) validate(source string, limits Limits) error {
 		return fault.Newf(fault.Invalid, "push.pull_request.title: it is empty")
 	}
 	if err := checkText("push.pull_request.description", p.Description, limits.MessageSize); err != nil {
+		return err
+	}
+	if err := checkReviewers(p.Reviewers); err != nil {
 		return err
 	}
 	if p.Destination == "" {

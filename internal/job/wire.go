@@ -12,10 +12,27 @@ import (
 
 // wireVersion is raised when old workers could misread new jobs. What an older version wrote must decode for ever: the golden
 // files in testdata hold it.
-const (
-	wireVersion = 2
-	plainWire   = 1 // of a job that is part of no batch: older workers read it
-)
+//
+//	1  clones and pushes
+//	2  a push with a field that a worker of version 1 would pass over: it would push what was to be a dry run; a batch's job, which has no
+//	   content of its own
+const wireVersion = 2
+
+// wireVersionOf is the least version that a worker must know to do the job as it is meant.
+func (j Job) wireVersionOf() int {
+	push := j.Push
+	switch {
+	case j.Batch.ID != "":
+		return wireVersion
+	case push == nil:
+		return 1
+	}
+	reviewed := push.PullRequest != nil && len(push.PullRequest.Reviewers) > 0
+	if push.DryRun || push.HasFile != "" || push.OnConflict != "" || push.Expect != nil || push.Recipe != nil || reviewed {
+		return wireVersion
+	}
+	return 1
+}
 
 // Meta is the readable part of a job in the queue: useful on a dashboard and harmless there.
 type Meta struct {
@@ -62,13 +79,10 @@ func (m Meta) sealContext() []string {
 // MetaOf is the job's readable part.
 func (j Job) MetaOf() Meta {
 	meta := Meta{
-		Version: plainWire, ID: j.ID, Installation: j.Installation, Operation: j.Operation(), Class: j.Class,
+		Version: j.wireVersionOf(), ID: j.ID, Installation: j.Installation, Operation: j.Operation(), Class: j.Class,
 		Repository: j.Repository, Actor: j.Actor, OnExpiry: j.OnExpiry, CreatedAt: j.CreatedAt, Generation: j.Generation,
 		Digest: j.Digest, Trace: j.Trace, Rule: j.Rule, Event: j.Event, Coalesce: j.Coalesce, HappenedAt: j.HappenedAt, Impersonate: j.Impersonate,
 		Batch: j.Batch.ID, Item: j.Batch.Item,
-	}
-	if j.Batch.ID != "" {
-		meta.Version = wireVersion
 	}
 	if j.Push != nil {
 		meta.Branch, meta.Changes = j.Push.Branch, len(j.Push.Changes)
