@@ -161,10 +161,11 @@ func (c *Client) cursor(list call, address string) (string, error) {
 		return "", nil
 	}
 	next, err := url.Parse(address)
-	switch {
-	case err != nil || next.Scheme != c.base.Scheme || next.Host != c.base.Host:
+	if err != nil || next.Scheme != c.base.Scheme || next.Host != c.base.Host {
 		return "", fault.Newf(fault.Unavailable, "%s: the list goes on at another host, which is not followed; check GITSMITH_API_URL", list.operation)
-	case len(next.RawQuery) > maxCursor || !next.Query().Has("page") || next.Query().Get("page") == list.query.Get("page"):
+	}
+	query, err := url.ParseQuery(next.RawQuery)
+	if err != nil || len(next.RawQuery) > maxCursor || !query.Has("page") || query.Get("page") == list.query.Get("page") {
 		return "", fault.Newf(fault.Unavailable, "%s: bitbucket does not say how the list goes on; try again", list.operation)
 	}
 	return next.RawQuery, nil
