@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"internal/telemetry"},
 	{"internal/config", "internal/edit", "internal/forge", "internal/bitbucket"},
 	{"internal/job"},
-	{"internal/installation", "internal/rule", "internal/budget"},
+	{"internal/installation", "internal/rule", "internal/budget", "internal/batch"},
 	{"internal/intake"},
 	{
 		"internal/vault", "internal/spool", "internal/repolock", "internal/artifact", "internal/gitrepo", "internal/queue", "internal/receiver", "internal/worker", "internal/ops",
@@ -61,7 +61,7 @@ var libraries = map[string][]string{
 	"github.com/labstack/echo":        {"internal/receiver"},
 	"github.com/prometheus/":          {"internal/telemetry"},
 	"github.com/redis/go-redis": {
-		"internal/pipeline", "internal/vault", "internal/repolock", "internal/queue", "internal/installation", "internal/budget", "internal/ops", "internal/app",
+		"internal/pipeline", "internal/vault", "internal/repolock", "internal/queue", "internal/installation", "internal/budget", "internal/batch", "internal/ops", "internal/app",
 		"internal/queue/queuetest",
 	},
 	"go.opentelemetry.io/": {"internal/telemetry"},

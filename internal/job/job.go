@@ -267,6 +267,7 @@ type Status struct {
 	Ref        string // of a clone
 	Rule       string // that made it of an event
 	Batch      string // that it is part of
+	Generation int
 	CreatedAt  time.Time
 	StartedAt  time.Time // of the last attempt; zero before the first
 	EndedAt    time.Time // zero while it has not ended

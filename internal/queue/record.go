@@ -69,7 +69,7 @@ func (r record) repository() string {
 func (r record) status() job.Status {
 	status := job.Status{
 		ID: r["id"], State: job.State(r["state"]), Operation: job.Operation(r["operation"]), Repository: r.repository(),
-		Actor: forge.ActorKind(r["actor"]), Branch: r["branch"], Ref: r["ref"], Rule: r["rule"], Batch: r["batch"], Attempts: r.number("attempts"),
+		Actor: forge.ActorKind(r["actor"]), Branch: r["branch"], Ref: r["ref"], Rule: r["rule"], Batch: r["batch"], Generation: r.number("generation"), Attempts: r.number("attempts"),
 		CreatedAt: r.time("created"), StartedAt: r.time("started"), EndedAt: r.time("ended"), NextAt: r.time("next"),
 	}
 	if text := r["result"]; text != "" {
