@@ -222,6 +222,7 @@ type Artifact struct {
 	SHA256    string    `json:"sha256"` // hex
 	Files     int       `json:"files"`
 	ExpiresAt time.Time `json:"expires_at"`
+	Truncated bool      `json:"truncated,omitempty"` // of a diff: it goes on
 }
 
 // PushResult is what a push changed, would change (DryRun), or why it did nothing (Skipped).
@@ -231,7 +232,7 @@ type PushResult struct {
 	Parent      string             `json:"parent,omitempty"` // empty for a branch's first commit
 	Changed     int                `json:"changed"`          // files
 	Unchanged   bool               `json:"unchanged"`        // nothing had to be changed, nothing was pushed
-	Created     bool               `json:"created"`          // the branch is new
+	Created     bool               `json:"created"`          // the branch is new; after a dry run, would be
 	Restarts    int                `json:"restarts,omitempty"`
 	Read        Read               `json:"read,omitempty"` // empty where an earlier attempt had pushed
 	PullRequest *PullRequestResult `json:"pull_request,omitempty"`
