@@ -41,7 +41,7 @@ var readDocument = sync.OnceValues(func() (*document, error) {
 		return nil, err
 	}
 	// Callers may meet fields that are new to them; these tests must not.
-	for _, name := range []string{"Job", "JobList", "Problem", "EventOutcome", "Installation"} {
+	for _, name := range []string{"Job", "JobList", "Problem", "EventOutcome", "Installation", "Batch", "BatchList", "BatchRepositoryList"} {
 		closeSchema(read.Components.Schemas[name], map[*openapi3.Schema]bool{})
 	}
 	return &document{read, router}, nil

@@ -17,6 +17,7 @@ type jobView struct {
 	Branch        string          `json:"branch,omitempty"`
 	Ref           string          `json:"ref,omitempty"`
 	Rule          string          `json:"rule,omitempty"`
+	Batch         string          `json:"batch,omitempty"`
 	Attempts      int             `json:"attempts"`
 	CreatedAt     time.Time       `json:"created_at"`
 	StartedAt     time.Time       `json:"started_at,omitzero"`
@@ -67,7 +68,7 @@ func viewOf(status job.Status) jobView {
 	self := pathOf(status.ID)
 	view := jobView{
 		ID: status.ID, State: status.State, Operation: status.Operation, Repository: status.Repository, Actor: status.Actor,
-		Branch: status.Branch, Ref: status.Ref, Rule: status.Rule, Attempts: status.Attempts, CreatedAt: status.CreatedAt, StartedAt: status.StartedAt,
+		Branch: status.Branch, Ref: status.Ref, Rule: status.Rule, Batch: status.Batch, Attempts: status.Attempts, CreatedAt: status.CreatedAt, StartedAt: status.StartedAt,
 		EndedAt: status.EndedAt, NextAttemptAt: status.NextAt, Failure: status.Failure, Links: linksView{Self: self},
 	}
 	switch {
