@@ -34,10 +34,18 @@ type Job struct {
 	Impersonate bool
 	// Generation counts the retries that a caller asked for; it tells a new run from the same run delivered twice.
 	Generation int
+	// Batch is the batch that the job is part of; zero for none.
+	Batch BatchRef
 
-	// Exactly one of the two is set.
+	// Exactly one of the two is set; neither in a batch's job while it waits, for what it does is kept once with the batch.
 	Clone *Clone
 	Push  *Push
+}
+
+// BatchRef names one repository's place in a batch.
+type BatchRef struct {
+	ID   string
+	Item int // from 0
 }
 
 // Class chooses the queue.
@@ -64,7 +72,7 @@ const (
 
 // Operation is what the job does.
 func (j Job) Operation() Operation {
-	if j.Push != nil {
+	if j.Push != nil || j.Batch.ID != "" {
 		return OperationPush
 	}
 	return OperationClone
@@ -259,6 +267,8 @@ type Status struct {
 	Branch     string // of a push
 	Ref        string // of a clone
 	Rule       string // that made it of an event
+	Batch      string // that it is part of
+	Generation int
 	CreatedAt  time.Time
 	StartedAt  time.Time // of the last attempt; zero before the first
 	EndedAt    time.Time // zero while it has not ended

@@ -44,21 +44,26 @@ func DefaultLimits() Limits {
 // Invalid fault that names the field and what to do.
 func ParseRequest(body []byte, limits Limits) (Request, error) {
 	var request Request
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&request); err != nil {
-		return Request{}, decodeFault(err)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return Request{}, fault.Newf(fault.Invalid, "the body holds more than one JSON value; send one object")
-	}
-	if err := checkShape(body); err != nil {
+	if err := Decode(body, &request); err != nil {
 		return Request{}, err
 	}
 	if err := request.Validate(limits); err != nil {
 		return Request{}, err
 	}
 	return request, nil
+}
+
+// Decode decodes a body with a push in it, as strictly as what is written into somebody's files has to be.
+func Decode(body []byte, request any) error {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(request); err != nil {
+		return decodeFault(err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return fault.Newf(fault.Invalid, "the body holds more than one JSON value; send one object")
+	}
+	return checkShape(body)
 }
 
 // checkShape refuses what encoding/json lets pass and would be written into somebody's file: a put without content would make
@@ -121,7 +126,10 @@ func loneSurrogate(body []byte) int {
 func decodeFault(err error) error {
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
+	var own *fault.Error
 	switch {
+	case errors.As(err, &own): // a type of ours said it
+		return own
 	case errors.Is(err, io.EOF):
 		return fault.Newf(fault.Invalid, "the body is empty; send a JSON object with a repository and a clone or a push")
 	case errors.Is(err, io.ErrUnexpectedEOF):

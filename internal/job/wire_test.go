@@ -59,6 +59,8 @@ func samples() map[string]job.Job {
 		},
 		PullRequest: &job.PullRequest{Title: privateText, Description: "d", Destination: "main", CloseSourceBranch: true},
 	}
+	batch := common
+	batch.Class, batch.Batch = job.ClassBatch, job.BatchRef{ID: "0197a4c4-0000-7000-8000-00000000000b", Item: 3}
 	options := push
 	options.Push = &job.Push{
 		Branch: "b", Create: true, Message: privateText, DryRun: true, HasFile: "go.mod", OnConflict: job.OnConflictSkip,
@@ -66,7 +68,7 @@ func samples() map[string]job.Job {
 		Recipe:      &job.Recipe{Name: "bump", Parameters: map[string]string{"to": privateText}},
 		PullRequest: &job.PullRequest{Title: privateText, Reviewers: []string{"712020:ada"}},
 	}
-	return map[string]job.Job{"v1-clone": clone, "v1-push": push, "v2-push": options}
+	return map[string]job.Job{"v1-clone": clone, "v1-push": push, "v2-push": options, "v2-batch": batch}
 }
 
 func TestWireRoundTrip(t *testing.T) {
@@ -183,7 +185,7 @@ func FuzzUnmarshal(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		got, err := job.Unmarshal(payload, keys)
-		if err == nil && (got.Clone == nil) == (got.Push == nil) {
+		if err == nil && (got.Clone == nil) == (got.Push == nil) && got.Batch.ID == "" {
 			t.Fatal("a job that is neither a clone nor a push")
 		}
 	})
