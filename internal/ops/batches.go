@@ -29,7 +29,7 @@ const (
 	recentBatches = 50
 	itemsPerPage  = 50
 	lookTimeout   = 2 * time.Second
-	remembered    = 64 // last good states that are kept for when Redis is away
+	remembered    = 16 // last good states that are kept for when Redis is away
 )
 
 // Batches is what the page of batches reads. Its methods may be called concurrently and end with their context.

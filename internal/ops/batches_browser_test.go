@@ -16,6 +16,7 @@ type site struct {
 	stand *stand
 	page  *browsertest.Page
 	base  string
+	cut   func() // the connections
 }
 
 func (s *site) open(path string) { s.page.Open(s.base + path) }
@@ -34,7 +35,7 @@ func newSite(t *testing.T, browser *browsertest.Browser) *site {
 		t.Fatal(err)
 	}
 	address.User = url.UserPassword(user, password)
-	s.base, s.page = address.String(), browser.Page(t)
+	s.base, s.page, s.cut = address.String(), browser.Page(t), server.CloseClientConnections
 	return s
 }
 
@@ -60,6 +61,7 @@ func TestBatchesInABrowser(t *testing.T) {
 	t.Run("list", func(t *testing.T) { browseList(t, browser) })
 	t.Run("live", func(t *testing.T) { browseLive(t, browser) })
 	t.Run("away", func(t *testing.T) { browseAway(t, browser) })
+	t.Run("cut off", func(t *testing.T) { browseCutOff(t, browser) })
 	t.Run("phone", func(t *testing.T) { browsePhone(t, browser) })
 	t.Run("dark", func(t *testing.T) { browseDark(t, browser) })
 	t.Run("without scripts", func(t *testing.T) { browseWithoutScripts(t, browser) })
@@ -77,10 +79,12 @@ func browseList(t *testing.T, browser *browsertest.Browser) {
 		t.Errorf("%d batches are shown", articles)
 	}
 	s.picture("list-light")
+	s.readable(t, "list")
 	s.page.Click("article h2 a")
 	s.page.Wait(`document.querySelectorAll("tbody tr").length === 12`)
 	s.page.Wait(isLive)
 	s.picture("batch-light")
+	s.readable(t, "batch")
 	s.page.Click(`nav.states a[href*="state=failed"]`)
 	s.page.Wait(`document.querySelectorAll("tbody tr").length === 3`)
 	s.page.Wait(isLive)
@@ -135,10 +139,40 @@ func browseAway(t *testing.T, browser *browsertest.Browser) {
 		t.Errorf("%d batches are shown", articles)
 	}
 	s.picture("list-away")
+	s.readable(t, "old list")
 	s.stand.change(func(s *stand) { s.err = nil })
 	s.page.Wait(isLive)
 	s.page.Wait(`!document.querySelector("[role=alert]")`)
 	s.quiet(t)
+}
+
+// browseCutOff: a connection that breaks is another within seconds, and nothing that changed meanwhile is missed.
+func browseCutOff(t *testing.T, browser *browsertest.Browser) {
+	s := newSite(t, browser)
+	s.open("/dashboard/batches")
+	s.page.Wait(isLive)
+	s.cut()
+	s.page.Wait(`document.querySelector("#live.off")?.innerText.startsWith("not live, last at ")`)
+	s.stand.change(func(s *stand) { s.statuses[0].Title = "Changed meanwhile" })
+	s.page.Wait(isLive)
+	s.page.Wait(`document.querySelector("article h2").innerText === "Changed meanwhile"`)
+}
+
+// faint are the texts with less contrast than WCAG's AA asks of text, 4.5 to 1.
+const faint = `[...document.querySelectorAll("body *")].filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) && e.checkVisibility()).map(e => {
+	const parse = text => { const n = text.match(/[\d.]+/g).map(Number); return text.startsWith("color") ? n : [n[0] / 255, n[1] / 255, n[2] / 255, n[3]] };
+	const light = ([r, g, b]) => [r, g, b].map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4).reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+	let ground = e;
+	while (ground !== document.body && (parse(getComputedStyle(ground).backgroundColor)[3] ?? 1) < 1) ground = ground.parentElement;
+	const [a, b] = [parse(getComputedStyle(e).color), parse(getComputedStyle(ground).backgroundColor)].map(light);
+	return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.outerHTML.slice(0, 80)];
+}).filter(([contrast]) => !(contrast >= 4.5)).map(([contrast, text]) => contrast.toFixed(2) + " " + text)`
+
+func (s *site) readable(t *testing.T, what string) {
+	t.Helper()
+	for _, text := range browsertest.Value[[]string](s.page, faint) {
+		t.Errorf("%s: too little contrast: %s", what, text)
+	}
 }
 
 func browsePhone(t *testing.T, browser *browsertest.Browser) {
@@ -168,9 +202,11 @@ func browseDark(t *testing.T, browser *browsertest.Browser) {
 		t.Errorf("light %s, dark %s", light, dark)
 	}
 	s.picture("list-dark")
+	s.readable(t, "dark list")
 	s.open(firstBatch)
 	s.page.Wait(isLive)
 	s.picture("batch-dark")
+	s.readable(t, "dark batch")
 	s.quiet(t)
 }
 

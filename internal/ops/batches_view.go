@@ -66,7 +66,7 @@ type batchView struct {
 	Stage                              string
 	Counts                             []count
 	Rate, Left                         string
-	Failed, Skipped                    string
+	Failed, Skipped                    string // what the groups are, in a line
 	Failures, Skips                    []groupView
 }
 
@@ -83,7 +83,7 @@ func newBatchView(status batch.Status) batchView {
 		Installation: shortInstallation(status.Installation), State: status.State, Reason: secret.Scrub(status.Reason), Actor: status.Actor,
 		DryRun: status.DryRun, From: status.From, Created: newMoment(status.CreatedAt), Ended: newMoment(status.EndedAt),
 		Total: number(status.Total), Failures: newGroups(status.Failures), Skips: newGroups(status.Skips),
-		Failed: number(status.Totals["failed"]), Skipped: number(status.Totals["skipped"]),
+		Failed: reasons(status.Failures, status.Totals["failed"], "failed"), Skipped: reasons(status.Skips, status.Totals["skipped"], "skipped"),
 	}
 	if status.From != "" {
 		view.FromHref = place{installation: status.Installation, id: status.From}.href()
@@ -205,6 +205,22 @@ func newGroups(groups []batch.Group) []groupView {
 		views = append(views, view)
 	}
 	return views
+}
+
+// reasons says how many repositories the groups are about. Rare reasons may have no group.
+func reasons(groups []batch.Group, total int, what string) string {
+	grouped := 0
+	for _, group := range groups {
+		grouped += group.Count
+	}
+	text := number(max(total, grouped)) + " " + what + ", for "
+	switch {
+	case grouped < total:
+		return text + "more than " + number(len(groups)) + " reasons"
+	case len(groups) == 1:
+		return text + "1 reason"
+	}
+	return text + number(len(groups)) + " reasons"
 }
 
 type itemView struct {
