@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/gitsmith/gitsmith/internal/artifact"
+	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/config"
 	"github.com/gitsmith/gitsmith/internal/installation"
 	"github.com/gitsmith/gitsmith/internal/job"
@@ -41,6 +42,7 @@ type base struct {
 	vault         *vault.Vault
 	artifacts     *artifact.Store
 	installations *installation.Store
+	batches       *batch.Store
 	closers       []func() error // in the order of opening
 }
 
@@ -77,6 +79,9 @@ func open(ctx context.Context, service string, settings config.Common, log io.Wr
 	b.queue = queue.Options{
 		Redis: b.redis, Keyring: settings.Keyring, Retention: settings.Retention, Cap: settings.InstallationJobs, Logger: b.logger,
 	}
+	b.batches = batch.NewStore(batch.Options{
+		Redis: b.redis, Keyring: settings.Keyring, Jobs: queue.NewClient(b.queue), Retention: settings.Retention, Logger: b.logger,
+	})
 	return b, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/budget"
 	"github.com/gitsmith/gitsmith/internal/config"
@@ -69,7 +70,11 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 	if err != nil {
 		return err
 	}
-	server := queue.NewServer(b.queue, b.serverConfig(settings, b.worker(settings, git, rest)))
+	driver := batch.NewDriver(batch.DriverConfig{
+		Store: b.batches, Queue: queue.NewClient(b.queue), Tokens: b.vault, Lister: rest, Workspaces: b.installations, TokenMargin: settings.TokenMargin,
+		Logger: b.logger,
+	})
+	server := queue.NewServer(b.queue, b.serverConfig(settings, filled{b.worker(settings, git, rest), b.filler(settings, rest)}, driver))
 	if err := server.Start(); err != nil {
 		return errors.Join(err, private.Close())
 	}
@@ -77,7 +82,7 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 		listening(Addresses{Ops: private.Addr().String()})
 	}
 	b.logger.InfoContext(ctx, "the worker takes jobs", slog.Int(telemetry.KeyCount, settings.Concurrency), slog.String("ops_address", private.Addr().String()))
-	return serve(ctx, private.serve, b.sweepArtifacts(settings.ArtifactTTL), b.newHousekeeping(git).run, func(ctx context.Context) error {
+	return serve(ctx, private.serve, b.sweepArtifacts(settings.ArtifactTTL), b.newHousekeeping(git).run, driver.Run, func(ctx context.Context) error {
 		<-ctx.Done()
 		server.Stop()
 		return nil
@@ -108,14 +113,19 @@ func (r recorder) TokenLife(kind forge.ActorKind, left time.Duration) {
 
 func (r recorder) ExpiredRejection(kind forge.ActorKind) { r.metrics.ExpiredRejection(string(kind)) }
 
-func (b *base) serverConfig(settings config.Worker, processor *worker.Worker) queue.ServerConfig {
+func (b *base) serverConfig(settings config.Worker, processor queue.Processor, driver *batch.Driver) queue.ServerConfig {
 	return queue.ServerConfig{
 		Processor: traced{processor, b.tracing}, Concurrency: settings.Concurrency, JobTimeout: settings.JobTimeout, Grace: settings.Grace,
 		TokenWait: settings.TokenWait,
 		Started: func(_ context.Context, j job.Job, waited time.Duration) {
 			b.metrics.JobStarted(string(j.Operation()), waited)
 		},
-		Ended: b.ended,
+		Ended: func(ctx context.Context, j job.Job, end queue.End) {
+			b.ended(ctx, j, end)
+			if j.Batch.ID != "" {
+				driver.Nudge(j.Installation, j.Batch.ID)
+			}
+		},
 	}
 }
 
@@ -148,16 +158,45 @@ func (b *base) ended(ctx context.Context, j job.Job, end queue.End) {
 
 // traced goes on with the caller's trace while a job is done.
 type traced struct {
-	*worker.Worker
+	queue.Processor
 	tracing *telemetry.Tracing
 }
 
 func (t traced) Process(ctx context.Context, j job.Job) (job.Result, error) {
 	ctx = telemetry.WithTrace(ctx, j.Trace.TraceID, j.Trace.SpanID)
 	ctx, end := t.tracing.Start(ctx, "job "+string(j.Operation()), telemetry.SpanConsumer)
-	result, err := t.Worker.Process(ctx, j)
+	result, err := t.Processor.Process(ctx, j)
 	end(err)
 	return result, err
+}
+
+// filled gives a batch's jobs their content before they are done.
+type filled struct {
+	*worker.Worker
+	filler *batch.Filler
+}
+
+func (f filled) Process(ctx context.Context, j job.Job) (job.Result, error) {
+	if j.Batch.ID != "" {
+		var err error
+		if j, err = f.filler.Fill(ctx, j); err != nil {
+			return job.Result{}, err
+		}
+	}
+	return f.Worker.Process(ctx, j)
+}
+
+func (b *base) filler(settings config.Worker, rest *bitbucket.Client) *batch.Filler {
+	return &batch.Filler{
+		Store: b.batches, Limits: jobLimits(settings.Common),
+		Describe: func(ctx context.Context, j job.Job) (bitbucket.Details, error) {
+			token, err := b.vault.Take(ctx, j.Installation, j.Actor)
+			if err != nil {
+				return bitbucket.Details{}, err
+			}
+			return rest.Describe(ctx, token.Text, j.Repository)
+		},
+	}
 }
 
 // sweepArtifacts removes archives whose time is over, and what crashed writers left, until ctx ends.

@@ -21,10 +21,10 @@ type Package struct {
 // layers, from the bottom up. A room imports what lies below its own layer, never a neighbour.
 var layers = [][]string{
 	{"internal/fault", "internal/secret", "internal/packstream", "internal/tipcache", "internal/pipeline", "deploy/rules", "deploy/forge/app/bridge"},
-	{"internal/telemetry"},
+	{"internal/telemetry", "internal/expression"},
 	{"internal/config", "internal/edit", "internal/forge", "internal/bitbucket"},
 	{"internal/job"},
-	{"internal/installation", "internal/rule", "internal/budget"},
+	{"internal/installation", "internal/rule", "internal/budget", "internal/batch"},
 	{"internal/intake"},
 	{
 		"internal/vault", "internal/spool", "internal/repolock", "internal/artifact", "internal/gitrepo", "internal/queue", "internal/receiver", "internal/worker", "internal/ops",
@@ -50,7 +50,7 @@ var libraries = map[string][]string{
 	"github.com/bluekeyes/go-gitdiff": {"internal/edit"},
 	"github.com/bmatcuk/doublestar":   {"internal/edit", "internal/gitrepo", "internal/job"},
 	"github.com/cenkalti/backoff":     {"internal/bitbucket"},
-	"github.com/expr-lang/expr":       {"internal/rule"},
+	"github.com/expr-lang/expr":       {"internal/expression"},
 	"github.com/go-git/":              {"internal/gitrepo"},
 	"github.com/go-redis/redis_rate":  {"internal/budget"},
 	"github.com/go-redsync/redsync":   {"internal/repolock"},
@@ -59,12 +59,12 @@ var libraries = map[string][]string{
 	"github.com/klauspost/compress":   {"internal/packstream", "internal/gitrepo"},
 	"github.com/knadh/koanf":          {"internal/config"},
 	"github.com/labstack/echo":        {"internal/receiver"},
-	"github.com/prometheus/":          {"internal/telemetry"},
+	"github.com/prometheus/":          {"internal/telemetry", "internal/expression"},
 	"github.com/redis/go-redis": {
-		"internal/pipeline", "internal/vault", "internal/repolock", "internal/queue", "internal/installation", "internal/budget", "internal/ops", "internal/app",
+		"internal/pipeline", "internal/vault", "internal/repolock", "internal/queue", "internal/installation", "internal/budget", "internal/batch", "internal/ops", "internal/app",
 		"internal/queue/queuetest",
 	},
-	"go.opentelemetry.io/": {"internal/telemetry"},
+	"go.opentelemetry.io/": {"internal/telemetry", "internal/expression"},
 	"go.yaml.in/yaml":      {"internal/rule"},
 	"gocloud.dev":          {"internal/artifact"},
 }
@@ -85,7 +85,7 @@ var standard = map[string][]string{
 
 // pure rooms touch nothing outside the process.
 var (
-	pure   = []string{"internal/fault", "internal/secret", "internal/edit", "internal/job"}
+	pure   = []string{"internal/fault", "internal/secret", "internal/expression", "internal/edit", "internal/job"}
 	impure = []string{"os", "net", "os/exec", "syscall"}
 	// edit takes the names of modes and of the empty file from os, which go-gitdiff speaks in; it opens nothing.
 	pureBut = map[string]string{"internal/edit": "os"}

@@ -1,6 +1,7 @@
 package bitbucket
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -51,7 +52,7 @@ func (call call) classifyAnswer(response *http.Response, body []byte, now time.T
 	case status == http.StatusForbidden:
 		return classified(fault.Denied, "bitbucket does not allow it (403): the app lacks the scope %s, or the token's holder lacks access to the repository; add the scope to permissions.scopes in the manifest, deploy and let the workspace approve the new version, or grant the access", call.scope)
 	case status == http.StatusNotFound, status == http.StatusGone:
-		return classified(fault.NotFound, "bitbucket knows no such repository, or the token's holder may not see it; check the name and who has access")
+		return classified(fault.NotFound, "bitbucket knows no such %s, or the token's holder may not see it; check the name and who has access", cmp.Or(call.thing, "repository"))
 	case status == http.StatusConflict:
 		return classified(fault.Conflict, "something else changed it at the same time%s; try again", said.public())
 	case status == http.StatusTooManyRequests:

@@ -94,7 +94,7 @@ type Info struct {
 // Resolve looks a repository up by its slugs or its UUIDs. It needs the scope read:repository:bitbucket.
 func (c *Client) Resolve(ctx context.Context, token secret.Text, repository Repository) (Info, error) {
 	call := call{
-		operation: "look up repository " + repository.String(), scope: scopeReadRepository, repository: repository,
+		operation: "look up repository " + repository.String(), scope: scopeReadRepository, subject: repository.String(),
 		method: http.MethodGet, url: c.repositoryURL(repository),
 		query: url.Values{"fields": {"full_name,size,mainbranch.name"}},
 	}
@@ -132,14 +132,15 @@ func (c *Client) repositoryURL(repository Repository) *url.URL {
 
 // call is one REST call with what its errors name.
 type call struct {
-	operation  string // for public texts: a verb and its object
-	scope      string
-	repository Repository
-	method     string
-	url        *url.URL
-	query      url.Values
-	body       any
-	nearLimit  *bool // told where the rate limit is near; may be nil
+	operation string // for public texts: a verb and its object
+	scope     string
+	subject   string // what is asked about, for the log
+	thing     string // what it is; empty for a repository
+	method    string
+	url       *url.URL
+	query     url.Values
+	body      any
+	nearLimit *bool // told where the rate limit is near; may be nil
 }
 
 // do makes the call and decodes the answer's JSON, or returns a classified error.
@@ -166,7 +167,7 @@ func (c *Client) do(ctx context.Context, token secret.Text, call call, answer an
 		if call.nearLimit != nil {
 			*call.nearLimit = true
 		}
-		c.logger.WarnContext(ctx, "bitbucket's rate limit is near", slog.String("repository", call.repository.String()),
+		c.logger.WarnContext(ctx, "bitbucket's rate limit is near", slog.String("repository", call.subject),
 			slog.String("limit", response.Header.Get("X-RateLimit-Limit")), slog.String("resource", response.Header.Get("X-RateLimit-Resource")))
 	}
 	if len(body) > maxAnswer {

@@ -17,6 +17,7 @@ type PullRequestSpec struct {
 	Source            string // branch
 	Destination       string // branch; empty for the repository's main branch
 	CloseSourceBranch bool
+	Reviewers         []string // account ids, or UUIDs in braces; of one that is created
 }
 
 // PullRequest is one that is there.
@@ -29,7 +30,7 @@ type PullRequest struct {
 const maxPages = 10
 
 // EnsurePullRequest returns the open pull request between the two branches of the repository, or creates it: to call it again
-// is harmless. One that is there keeps its title and description. It needs the scopes read:pullrequest:bitbucket and
+// is harmless. One that is there keeps its title, description and reviewers. It needs the scopes read:pullrequest:bitbucket and
 // write:pullrequest:bitbucket.
 func (c *Client) EnsurePullRequest(ctx context.Context, token secret.Text, repository Repository, spec PullRequestSpec) (PullRequest, error) {
 	found, err := c.openPullRequest(ctx, token, repository, spec)
@@ -38,12 +39,19 @@ func (c *Client) EnsurePullRequest(ctx context.Context, token secret.Text, repos
 	}
 	body := pullRequest{Title: spec.Title, Description: spec.Description, CloseSourceBranch: spec.CloseSourceBranch}
 	body.Source = &endpoint{Branch: branch{spec.Source}}
+	for _, each := range spec.Reviewers {
+		if IsUUID(each) {
+			body.Reviewers = append(body.Reviewers, reviewer{UUID: each})
+		} else {
+			body.Reviewers = append(body.Reviewers, reviewer{AccountID: each})
+		}
+	}
 	if spec.Destination != "" {
 		body.Destination = &endpoint{Branch: branch{spec.Destination}}
 	}
 	created := &pullRequest{}
 	err = c.do(ctx, token, call{
-		operation: "create the pull request in " + repository.String(), scope: scopeWritePullRequest, repository: repository,
+		operation: "create the pull request in " + repository.String(), scope: scopeWritePullRequest, subject: repository.String(),
 		method: http.MethodPost, url: c.repositoryURL(repository).JoinPath("pullrequests"),
 		query: url.Values{"fields": {"id,links.html.href"}}, body: body,
 	}, created)
@@ -59,7 +67,7 @@ func (c *Client) EnsurePullRequest(ctx context.Context, token secret.Text, repos
 // openPullRequest is nil where there is none.
 func (c *Client) openPullRequest(ctx context.Context, token secret.Text, repository Repository, spec PullRequestSpec) (*pullRequest, error) {
 	list := call{
-		operation: "list the pull requests of " + repository.String(), scope: scopeReadPullRequest, repository: repository,
+		operation: "list the pull requests of " + repository.String(), scope: scopeReadPullRequest, subject: repository.String(),
 		method: http.MethodGet, url: c.repositoryURL(repository).JoinPath("pullrequests"),
 		query: url.Values{
 			"q":       {"source.branch.name=" + queryString(spec.Source) + ` AND state="OPEN"`},
@@ -99,17 +107,23 @@ func queryString(text string) string {
 
 // pullRequest is one as the REST API writes it, as far as it is used.
 type pullRequest struct {
-	ID                int       `json:"id,omitempty"`
-	Title             string    `json:"title,omitempty"`
-	Description       string    `json:"description,omitempty"`
-	CloseSourceBranch bool      `json:"close_source_branch,omitempty"`
-	Source            *endpoint `json:"source,omitempty"`
-	Destination       *endpoint `json:"destination,omitempty"`
+	ID                int        `json:"id,omitempty"`
+	Title             string     `json:"title,omitempty"`
+	Description       string     `json:"description,omitempty"`
+	CloseSourceBranch bool       `json:"close_source_branch,omitempty"`
+	Reviewers         []reviewer `json:"reviewers,omitempty"`
+	Source            *endpoint  `json:"source,omitempty"`
+	Destination       *endpoint  `json:"destination,omitempty"`
 	Links             *struct {
 		HTML struct {
 			Href string `json:"href"`
 		} `json:"html"`
 	} `json:"links,omitempty"`
+}
+
+type reviewer struct {
+	UUID      string `json:"uuid,omitempty"`
+	AccountID string `json:"account_id,omitempty"`
 }
 
 type endpoint struct {

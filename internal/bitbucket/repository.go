@@ -22,8 +22,9 @@ type Repository struct {
 // Both parts of a full name, as Bitbucket forms them: nothing that means anything to a URL or a file system. The bound is
 // ours.
 var (
-	slugShape = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
-	uuidShape = regexp.MustCompile(`^\{[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\}$`)
+	slugShape    = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,128}$`)
+	accountShape = regexp.MustCompile(`^[A-Za-z0-9:-]{1,128}$`)
+	uuidShape    = regexp.MustCompile(`^\{[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\}$`)
 )
 
 // Validate reports an Invalid fault that names the wrong part.
@@ -50,6 +51,12 @@ func (r Repository) Validate() error {
 	}
 	return nil
 }
+
+// IsUUID reports whether text is a UUID as Bitbucket writes them, in braces.
+func IsUUID(text string) bool { return uuidShape.MatchString(text) }
+
+// IsAccountID reports whether text may be the id of an Atlassian account, such as 712020:00000000-0000-0000-0000-000000000000.
+func IsAccountID(text string) bool { return accountShape.MatchString(text) }
 
 func isSlug(part string) bool {
 	return slugShape.MatchString(part) && strings.Trim(part, ".") != ""

@@ -30,6 +30,7 @@ type CommitSpec struct {
 // Commit is a commit that was built and is not at the server yet.
 type Commit struct {
 	hash      plumbing.Hash
+	tree      plumbing.Hash
 	parent    plumbing.Hash // zero for a repository's first
 	unchanged bool
 	objects   []newObject // exactly the new ones, in their order in the pack
@@ -37,6 +38,9 @@ type Commit struct {
 
 // Hash is the commit's; it means nothing where the commit is Unchanged.
 func (c *Commit) Hash() string { return c.hash.String() }
+
+// Tree is the hash of the tree that the changes made, in hex; the parent's where the commit is Unchanged.
+func (c *Commit) Tree() string { return c.tree.String() }
 
 // size is about how many bytes the pack can have, in memory's measure: before compression.
 func (c *Commit) size() int64 {
@@ -61,6 +65,7 @@ func (s *Snapshot) Build(ctx context.Context, changes []edit.FileChange, spec Co
 	if err != nil {
 		return nil, s.classify(ctx, err)
 	}
+	b.commit.tree = root
 	if root == s.root && s.objects != nil {
 		b.commit.unchanged = true
 		return b.commit, nil

@@ -2,6 +2,3 @@ package job
 
 // RefFlaw is refFlaw, for the comparison with git.
 func RefFlaw(name string) string { return refFlaw(name) }
-
-// WireVersion is wireVersion.
-const WireVersion = wireVersion

@@ -34,10 +34,18 @@ type Job struct {
 	Impersonate bool
 	// Generation counts the retries that a caller asked for; it tells a new run from the same run delivered twice.
 	Generation int
+	// Batch is the batch that the job is part of; zero for none.
+	Batch BatchRef
 
-	// Exactly one of the two is set.
+	// Exactly one of the two is set; neither in a batch's job while it waits, for what it does is kept once with the batch.
 	Clone *Clone
 	Push  *Push
+}
+
+// BatchRef names one repository's place in a batch.
+type BatchRef struct {
+	ID   string
+	Item int // from 0
 }
 
 // Class chooses the queue.
@@ -64,7 +72,7 @@ const (
 
 // Operation is what the job does.
 func (j Job) Operation() Operation {
-	if j.Push != nil {
+	if j.Push != nil || j.Batch.ID != "" {
 		return OperationPush
 	}
 	return OperationClone
@@ -102,6 +110,8 @@ const (
 	ArchiveZip    Archive = "zip"
 	ArchiveBundle Archive = "bundle" // a git bundle with the history
 	ArchiveNone   Archive = "none"   // nothing is kept: proves that the ref can be read
+	// ArchiveDiff is what a dry run keeps, a unified diff. No clone can ask for it.
+	ArchiveDiff Archive = "diff"
 )
 
 // Push commits changes on a branch.
@@ -111,8 +121,37 @@ type Push struct {
 	Create      bool          `json:"create,omitempty"` // the branch may be new
 	Message     string        `json:"message"`
 	Author      *Author       `json:"author,omitempty"` // default: Gitsmith
-	Changes     []edit.Change `json:"changes"`
+	Changes     []edit.Change `json:"changes"`          // may be empty where there is a recipe
 	PullRequest *PullRequest  `json:"pull_request,omitempty"`
+
+	DryRun     bool       `json:"dry_run,omitempty"`     // read and edit, push nothing; the result has the diff
+	HasFile    string     `json:"has_file,omitempty"`    // skip a repository whose tip has no such file or directory
+	OnConflict OnConflict `json:"on_conflict,omitempty"` // what to do with a branch that exists; default: update it
+	Recipe     *Recipe    `json:"recipe,omitempty"`      // is run after the changes
+	// Expect is what a dry run found, set by whatever applies one. A caller cannot give it.
+	Expect *Expect `json:"expect,omitempty"`
+}
+
+// OnConflict says what a push does that may make its branch and finds one which is not its own doing.
+type OnConflict string
+
+// What to do with a branch that exists.
+const (
+	OnConflictUpdate OnConflict = "update" // commit on it; what happens by default
+	OnConflictSkip   OnConflict = "skip"   // leave it, end as skipped
+	OnConflictFail   OnConflict = "fail"   // leave it, end as failed
+)
+
+// Expect is the dry run that a push repeats: it is skipped where it would be another change by now.
+type Expect struct {
+	Parent string `json:"parent,omitempty"` // the tip that the dry run was made on; empty in an empty repository
+	Tree   string `json:"tree"`             // the tree that it would have made
+}
+
+// Recipe is a command that the operator registered under a name, with what the caller gives it.
+type Recipe struct {
+	Name       string            `json:"name"`
+	Parameters map[string]string `json:"parameters,omitempty"`
 }
 
 // Author is a commit's author and committer.
@@ -127,6 +166,8 @@ type PullRequest struct {
 	Description       string `json:"description,omitempty"`
 	Destination       string `json:"destination,omitempty"` // default: the main branch
 	CloseSourceBranch bool   `json:"close_source_branch,omitempty"`
+	// Reviewers are account ids, or UUIDs in braces.
+	Reviewers []string `json:"reviewers,omitempty"`
 }
 
 // State is a job's state as users see it.
@@ -173,7 +214,7 @@ type CloneResult struct {
 // history), "full" (with history). Empty in an empty repository.
 type Read string
 
-// Artifact is an archive in the artifact store.
+// Artifact is an archive or a diff in the artifact store.
 type Artifact struct {
 	Key       string    `json:"key"` // in the store; not for callers
 	Format    Archive   `json:"format"`
@@ -181,19 +222,27 @@ type Artifact struct {
 	SHA256    string    `json:"sha256"` // hex
 	Files     int       `json:"files"`
 	ExpiresAt time.Time `json:"expires_at"`
+	Truncated bool      `json:"truncated,omitempty"` // of a diff: it goes on
 }
 
-// PushResult is what a push changed.
+// PushResult is what a push changed, would change (DryRun), or why it did nothing (Skipped).
 type PushResult struct {
 	Branch      string             `json:"branch"`
-	Commit      string             `json:"commit"`           // the tip that holds the change
+	Commit      string             `json:"commit"`           // the tip that holds the change; empty after a dry run, and where it was skipped
 	Parent      string             `json:"parent,omitempty"` // empty for a branch's first commit
 	Changed     int                `json:"changed"`          // files
 	Unchanged   bool               `json:"unchanged"`        // nothing had to be changed, nothing was pushed
-	Created     bool               `json:"created"`          // the branch is new
+	Created     bool               `json:"created"`          // the branch is new; after a dry run, would be
 	Restarts    int                `json:"restarts,omitempty"`
 	Read        Read               `json:"read,omitempty"` // empty where an earlier attempt had pushed
 	PullRequest *PullRequestResult `json:"pull_request,omitempty"`
+
+	Skipped string    `json:"skipped,omitempty"` // public text
+	DryRun  bool      `json:"dry_run,omitempty"`
+	Tree    string    `json:"tree,omitempty"`  // of a dry run: what the commit would have
+	Added   int       `json:"added,omitempty"` // lines, of a dry run
+	Removed int       `json:"removed,omitempty"`
+	Diff    *Artifact `json:"diff,omitempty"` // of a dry run
 }
 
 // PullRequestResult is the pull request of a push.
@@ -218,6 +267,8 @@ type Status struct {
 	Branch     string // of a push
 	Ref        string // of a clone
 	Rule       string // that made it of an event
+	Batch      string // that it is part of
+	Generation int
 	CreatedAt  time.Time
 	StartedAt  time.Time // of the last attempt; zero before the first
 	EndedAt    time.Time // zero while it has not ended

@@ -44,21 +44,26 @@ func DefaultLimits() Limits {
 // Invalid fault that names the field and what to do.
 func ParseRequest(body []byte, limits Limits) (Request, error) {
 	var request Request
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&request); err != nil {
-		return Request{}, decodeFault(err)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return Request{}, fault.Newf(fault.Invalid, "the body holds more than one JSON value; send one object")
-	}
-	if err := checkShape(body); err != nil {
+	if err := Decode(body, &request); err != nil {
 		return Request{}, err
 	}
 	if err := request.Validate(limits); err != nil {
 		return Request{}, err
 	}
 	return request, nil
+}
+
+// Decode decodes a body with a push in it, as strictly as what is written into somebody's files has to be.
+func Decode(body []byte, request any) error {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(request); err != nil {
+		return decodeFault(err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return fault.Newf(fault.Invalid, "the body holds more than one JSON value; send one object")
+	}
+	return checkShape(body)
 }
 
 // checkShape refuses what encoding/json lets pass and would be written into somebody's file: a put without content would make
@@ -121,7 +126,10 @@ func loneSurrogate(body []byte) int {
 func decodeFault(err error) error {
 	var syntax *json.SyntaxError
 	var kind *json.UnmarshalTypeError
+	var own *fault.Error
 	switch {
+	case errors.As(err, &own): // a type of ours said it
+		return own
 	case errors.Is(err, io.EOF):
 		return fault.Newf(fault.Invalid, "the body is empty; send a JSON object with a repository and a clone or a push")
 	case errors.Is(err, io.ErrUnexpectedEOF):
@@ -239,11 +247,14 @@ func (p *Push) validate(limits Limits) error {
 	if err := p.Author.validate(); err != nil {
 		return err
 	}
-	if len(p.Changes) == 0 {
-		return fault.Newf(fault.Invalid, "push.changes: it is empty; a push needs at least one change")
+	if len(p.Changes) == 0 && p.Recipe == nil {
+		return fault.Newf(fault.Invalid, "push.changes: it is empty; a push needs at least one change, or a recipe")
 	}
 	if err := edit.Validate(p.Changes, limits.Edit); err != nil {
 		return fmt.Errorf("push: %w", err)
+	}
+	if err := p.validateOptions(); err != nil {
+		return err
 	}
 	return p.PullRequest.validate(p.Branch, limits)
 }
@@ -274,6 +285,9 @@ func (p *PullRequest) validate(source string, limits Limits) error {
 		return fault.Newf(fault.Invalid, "push.pull_request.title: it is empty")
 	}
 	if err := checkText("push.pull_request.description", p.Description, limits.MessageSize); err != nil {
+		return err
+	}
+	if err := checkReviewers(p.Reviewers); err != nil {
 		return err
 	}
 	if p.Destination == "" {

@@ -64,6 +64,20 @@ func TestParseRequestRefuses(t *testing.T) {
 		"the other half":      {push(`"branch":"main","message":"\\\udc00 x"`), "half of a character"},
 		"two first halves":    {push(`"branch":"main","message":"\ud800\ud800"`), "half of a character"},
 		"untitled request":    {push(good + `,"pull_request":{"title":""}`), "push.pull_request.title"},
+		"has_file elsewhere":  {push(good + `,"has_file":"../go.mod"`), "push.has_file: path"},
+		"has_file of git":     {push(good + `,"has_file":".git/config"`), "push.has_file"},
+		"on_conflict":         {push(good + `,"create":true,"on_conflict":"force"`), `none of "update", "skip", "fail"`},
+		"skip, no create":     {push(good + `,"on_conflict":"skip"`), `add "create": true`},
+		"fail, no create":     {push(good + `,"on_conflict":"fail"`), `add "create": true`},
+		"expect":              {push(good + `,"expect":{"tree":"a"}`), "push.expect: it cannot be given"},
+		"no recipe's name":    {push(good + `,"recipe":{}`), "push.recipe.name"},
+		"recipe's name":       {push(good + `,"recipe":{"name":"../sh"}`), "push.recipe.name"},
+		"parameter's name":    {push(good + `,"recipe":{"name":"r","parameters":{"PATH":"x"}}`), `push.recipe.parameters: "PATH"`},
+		"long parameter":      {push(good + `,"recipe":{"name":"r","parameters":{"a":"` + strings.Repeat("x", 1025) + `"}}`), "push.recipe.parameters.a: 1025 bytes"},
+		"NUL in a parameter":  {push(good + `,"recipe":{"name":"r","parameters":{"a":"\u0000"}}`), "push.recipe.parameters.a: it holds a NUL"},
+		"33 parameters":       {push(good + `,"recipe":{"name":"r","parameters":{` + numbered(33, `"p%d":""`) + `}}`), "33 parameters, at most 32"},
+		"a reviewer":          {push(good + `,"pull_request":{"title":"t","reviewers":["712020:a","not one"]}`), "push.pull_request.reviewers[1]"},
+		"51 reviewers":        {push(good + `,"pull_request":{"title":"t","reviewers":[` + numbered(51, `"a%d"`) + `]}`), "51 reviewers, at most 50"},
 		"request to itself":   {push(good + `,"pull_request":{"title":"t","destination":"main"}`), "push.pull_request.destination"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -73,6 +87,38 @@ func TestParseRequestRefuses(t *testing.T) {
 				t.Errorf("%v, want invalid with %q", err, tc.want)
 			}
 		})
+	}
+}
+
+// numbered is a list in JSON, without its brackets.
+func numbered(n int, format string) string {
+	each := make([]string, n)
+	for i := range each {
+		each[i] = fmt.Sprintf(format, i)
+	}
+	return strings.Join(each, ",")
+}
+
+// TestOptionsAccepted: what says how a push is made is taken as it was given.
+func TestOptionsAccepted(t *testing.T) {
+	t.Parallel()
+	body := `{` + repository + `,"push":{"branch":"b","message":"m","create":true,"dry_run":true,"has_file":"cmd/go.mod","on_conflict":"skip",
+		"recipe":{"name":"bump-2","parameters":{"to_version":"1.2"}},
+		"pull_request":{"title":"t","reviewers":["712020:ada-1","{5f1c9a00-0000-0000-0000-000000000000}"]}}}`
+	request, err := job.ParseRequest([]byte(body), job.DefaultLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &job.Push{
+		Branch: "b", Message: "m", Create: true, DryRun: true, HasFile: "cmd/go.mod", OnConflict: job.OnConflictSkip,
+		Recipe:      &job.Recipe{Name: "bump-2", Parameters: map[string]string{"to_version": "1.2"}},
+		PullRequest: &job.PullRequest{Title: "t", Reviewers: []string{"712020:ada-1", "{5f1c9a00-0000-0000-0000-000000000000}"}},
+	}
+	if diff := cmp.Diff(want, request.Push); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := job.ParseRequest([]byte(push(`"branch":"main","message":"m","on_conflict":"update"`)), job.DefaultLimits()); err != nil {
+		t.Errorf("the default, said aloud: %v", err)
 	}
 }
 

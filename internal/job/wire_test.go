@@ -59,7 +59,16 @@ func samples() map[string]job.Job {
 		},
 		PullRequest: &job.PullRequest{Title: privateText, Description: "d", Destination: "main", CloseSourceBranch: true},
 	}
-	return map[string]job.Job{"clone": clone, "push": push}
+	batch := common
+	batch.Class, batch.Batch = job.ClassBatch, job.BatchRef{ID: "0197a4c4-0000-7000-8000-00000000000b", Item: 3}
+	options := push
+	options.Push = &job.Push{
+		Branch: "b", Create: true, Message: privateText, DryRun: true, HasFile: "go.mod", OnConflict: job.OnConflictSkip,
+		Expect:      &job.Expect{Parent: strings.Repeat("a", 40), Tree: strings.Repeat("b", 40)},
+		Recipe:      &job.Recipe{Name: "bump", Parameters: map[string]string{"to": privateText}},
+		PullRequest: &job.PullRequest{Title: privateText, Reviewers: []string{"712020:ada"}},
+	}
+	return map[string]job.Job{"v1-clone": clone, "v1-push": push, "v2-push": options, "v2-batch": batch}
 }
 
 func TestWireRoundTrip(t *testing.T) {
@@ -93,7 +102,7 @@ func TestWireRoundTrip(t *testing.T) {
 func TestWireGolden(t *testing.T) {
 	t.Parallel()
 	for name, want := range samples() {
-		path := filepath.Join("testdata", "v1-"+name+".json")
+		path := filepath.Join("testdata", name+".json")
 		payload, err := os.ReadFile(path)
 		if os.IsNotExist(err) && *writeGolden {
 			if payload, err = job.Marshal(want, ring(t, "golden")); err == nil {
@@ -113,9 +122,33 @@ func TestWireGolden(t *testing.T) {
 	}
 }
 
+// TestWireVersionIsTheLeast: a worker of an older version must not take a dry run for a push, and goes on with what it knows.
+func TestWireVersionIsTheLeast(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*job.Push){
+		"nothing new": func(*job.Push) {},
+		"dry run":     func(p *job.Push) { p.DryRun = true },
+		"has_file":    func(p *job.Push) { p.HasFile = "a" },
+		"on_conflict": func(p *job.Push) { p.OnConflict = job.OnConflictFail },
+		"expect":      func(p *job.Push) { p.Expect = &job.Expect{} },
+		"recipe":      func(p *job.Push) { p.Recipe = &job.Recipe{} },
+		"reviewers":   func(p *job.Push) { p.PullRequest = &job.PullRequest{Reviewers: []string{"a"}} },
+	} {
+		push := job.Push{Branch: "b", PullRequest: &job.PullRequest{Title: "t"}}
+		change(&push)
+		want := 2
+		if name == "nothing new" {
+			want = 1
+		}
+		if got := (job.Job{Push: &push}).MetaOf().Version; got != want {
+			t.Errorf("%s: version %d, want %d", name, got, want)
+		}
+	}
+}
+
 func TestUnmarshalRefuses(t *testing.T) {
 	t.Parallel()
-	push := samples()["push"]
+	push := samples()["v1-push"]
 	payload, err := job.Marshal(push, ring(t, "a"))
 	if err != nil {
 		t.Fatal(err)
@@ -152,7 +185,7 @@ func FuzzUnmarshal(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		got, err := job.Unmarshal(payload, keys)
-		if err == nil && (got.Clone == nil) == (got.Push == nil) {
+		if err == nil && (got.Clone == nil) == (got.Push == nil) && got.Batch.ID == "" {
 			t.Fatal("a job that is neither a clone nor a push")
 		}
 	})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hibiken/asynq"
 
+	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
 )
@@ -254,6 +255,7 @@ func (s *Server) write(ctx context.Context, r *run, out outcome, result job.Resu
 	}
 	arguments := append([]any{
 		j.Generation, r.fence, life.Milliseconds(), uncounted, j.ID, waiting, r.wakes, r.payload, s.Cap, now.UnixMilli(),
+		string(batch.StateOf(out.state, result)),
 	}, fields...)
 	answer, err := texts(endScript.Run(ctx, s.Redis, keys, arguments...).Result())
 	if err != nil {

@@ -112,9 +112,41 @@ func (c *Client) Get(ctx context.Context, installation, id string) (job.Status, 
 	return found.status(), nil
 }
 
+// GetAll are several jobs of the installation, the zero Status for one that is not there.
+func (c *Client) GetAll(ctx context.Context, installation string, ids []string) ([]job.Status, error) {
+	all := make([]job.Status, 0, len(ids))
+	for page := range slices.Chunk(ids, eachPage) {
+		pipeline := c.Redis.Pipeline()
+		answers := make([]*redis.MapStringStringCmd, len(page))
+		for i, id := range page {
+			answers[i] = pipeline.HGetAll(ctx, recordKey(installation, id))
+		}
+		if _, err := pipeline.Exec(ctx); err != nil {
+			return nil, unavailable(err, "look up jobs")
+		}
+		for _, answer := range answers {
+			if found := record(answer.Val()); len(found) > 0 {
+				all = append(all, found.status())
+			} else {
+				all = append(all, job.Status{})
+			}
+		}
+	}
+	return all, nil
+}
+
 // Cancel ends a job that does not run, and asks a running one to stop; the status it returns may still be running. A job that
 // has ended is a Conflict.
 func (c *Client) Cancel(ctx context.Context, installation, id string) (job.Status, error) {
+	return c.cancel(ctx, installation, id, false)
+}
+
+// CancelWaiting ends a job that does not run, and leaves one that does alone.
+func (c *Client) CancelWaiting(ctx context.Context, installation, id string) (job.Status, error) {
+	return c.cancel(ctx, installation, id, true)
+}
+
+func (c *Client) cancel(ctx context.Context, installation, id string, leaveRunning bool) (job.Status, error) {
 	found, err := read(ctx, c.Redis, installation, id)
 	if err != nil {
 		return job.Status{}, err
@@ -128,12 +160,13 @@ func (c *Client) Cancel(ctx context.Context, installation, id string) (job.Statu
 	keys := []string{
 		recordKey(installation, id), waitingKey(installation), payloadKey(installation, id), slotsKey(installation, class), parkedKey(installation, class),
 	}
-	answer, err := texts(cancelScript.Run(ctx, c.Redis, keys, c.Now().UnixMilli(), c.retention(class).Milliseconds(), id, failure, payload, c.Cap).Result())
+	answer, err := texts(cancelScript.Run(ctx, c.Redis, keys, c.Now().UnixMilli(), c.retention(class).Milliseconds(), id, failure, payload, c.Cap,
+		flag(leaveRunning)).Result())
 	if err != nil {
 		return job.Status{}, unavailable(err, "cancel a job")
 	}
 	switch verdict := answer[0]; verdict {
-	case "unknown":
+	case "unknown", "left":
 	case "asked":
 		// A worker that does not hear it looks into the record from time to time.
 		if err := c.Redis.Publish(ctx, cancelChannel, cancelMessage(installation, id, answer[1])).Err(); err != nil {
@@ -152,6 +185,14 @@ func (c *Client) Cancel(ctx context.Context, installation, id string) (job.Statu
 		return job.Status{}, fault.Newf(fault.Conflict, "the job has ended already, as %s", verdict)
 	}
 	return c.Get(ctx, installation, id)
+}
+
+// flag is how a script reads yes and no.
+func flag(set bool) string {
+	if set {
+		return "1"
+	}
+	return ""
 }
 
 // payload is what a job's newest task holds, nil where it has none.

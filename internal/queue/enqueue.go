@@ -58,7 +58,7 @@ func (c *Client) Enqueue(ctx context.Context, j job.Job) (status job.Status, cre
 	meta := j.MetaOf()
 	return job.Status{
 		ID: j.ID, State: job.Queued, Operation: meta.Operation, Repository: j.Repository.String(), Actor: j.Actor.Kind,
-		Branch: meta.Branch, Ref: meta.Ref, Rule: j.Rule, CreatedAt: j.CreatedAt,
+		Branch: meta.Branch, Ref: meta.Ref, Rule: j.Rule, Batch: j.Batch.ID, CreatedAt: j.CreatedAt,
 	}, true, nil
 }
 

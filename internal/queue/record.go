@@ -36,6 +36,9 @@ func fieldsOf(j job.Job, now time.Time) []any {
 			fields = append(fields, field[0], field[1])
 		}
 	}
+	if j.Batch.ID != "" {
+		fields = append(fields, "batch", j.Batch.ID, "item", j.Batch.Item)
+	}
 	return fields
 }
 
@@ -66,7 +69,7 @@ func (r record) repository() string {
 func (r record) status() job.Status {
 	status := job.Status{
 		ID: r["id"], State: job.State(r["state"]), Operation: job.Operation(r["operation"]), Repository: r.repository(),
-		Actor: forge.ActorKind(r["actor"]), Branch: r["branch"], Ref: r["ref"], Rule: r["rule"], Attempts: r.number("attempts"),
+		Actor: forge.ActorKind(r["actor"]), Branch: r["branch"], Ref: r["ref"], Rule: r["rule"], Batch: r["batch"], Generation: r.number("generation"), Attempts: r.number("attempts"),
 		CreatedAt: r.time("created"), StartedAt: r.time("started"), EndedAt: r.time("ended"), NextAt: r.time("next"),
 	}
 	if text := r["result"]; text != "" {

@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
 )
@@ -17,7 +18,7 @@ import (
 //
 // KEYS: waiting, then slots and parked of each class. ARGV: prefix of records, now, life in ms after the end, failure, then ids.
 // Returns {how many had not ended, then for each: "ended" or "asked", id, generation, class}.
-var cancelAllScript = redis.NewScript(isEnded + `
+var cancelAllScript = redis.NewScript(isEnded + batch.Ledger + `
 local answer = {0}
 for i = 5, #ARGV do
   local id = ARGV[i]
@@ -30,6 +31,7 @@ for i = 5, #ARGV do
       redis.call('HSET', record, 'state', 'canceled', 'ended', ARGV[2], 'failure', ARGV[4])
       redis.call('HDEL', record, 'next')
       redis.call('PEXPIRE', record, ARGV[3])
+      ledger(record, 'canceled', ARGV[2])
     end
     answer[1] = answer[1] + 1
     for _, field in ipairs({running and 'asked' or 'ended', id, have[2], have[3]}) do answer[#answer + 1] = field end

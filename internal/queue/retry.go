@@ -25,6 +25,23 @@ func (c *Client) Retry(ctx context.Context, installation, id string, actor forge
 	if err != nil {
 		return job.Status{}, err
 	}
+	return c.retry(ctx, installation, found, actor)
+}
+
+// RetryRun is Retry of a job's run of that generation; a Conflict where another run is there already.
+func (c *Client) RetryRun(ctx context.Context, installation, id string, generation int, actor forge.Actor) (job.Status, error) {
+	found, err := read(ctx, c.Redis, installation, id)
+	switch {
+	case err != nil:
+		return job.Status{}, err
+	case found.number("generation") != generation:
+		return job.Status{}, fault.Newf(fault.Conflict, "the job has been retried meanwhile")
+	}
+	return c.retry(ctx, installation, found, actor)
+}
+
+func (c *Client) retry(ctx context.Context, installation string, found record, actor forge.Actor) (job.Status, error) {
+	id := found["id"]
 	switch state := job.State(found["state"]); {
 	case state == job.Succeeded:
 		return job.Status{}, fault.Newf(fault.Conflict, "the job has succeeded; there is nothing to retry")

@@ -5,11 +5,14 @@ import (
 	"strconv"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/gitsmith/gitsmith/internal/batch"
 )
 
 // A record's fields. Times are Unix milliseconds. generation tells runs that a caller asked for from the same run twice.
 //
 //	id digest class operation repository actor branch ref created      what the job is
+//	batch item                                                         of a batch, whose ledger follows the state
 //	workspace                                                          of a repository whose name is too long for one field
 //	generation opened                                                  the newest run asked for, and since when
 //	state attempts snoozes started ended next result failure           how it stands
@@ -70,7 +73,7 @@ end
 // failure of a replaced one, then fields and values, id and digest first.
 // Returns {1, full, run, class, task} (full: "1" where no slot is left; run: "1" where the task that waits is to run; class and task of
 // a job that was replaced, or ""), {2} where the installation is gone, or {0, digest, state, generation}.
-var createScript = redis.NewScript(isEnded + replace + `
+var createScript = redis.NewScript(isEnded + batch.Ledger + replace + `
 local have = redis.call('HMGET', KEYS[1], 'digest', 'state', 'generation')
 if have[1] == ARGV[15] and redis.call('HDEL', KEYS[1], 'unclaimed') == 1 then return {1, 0, 0, '', ''} end
 if have[1] then return {0, have[1], have[2], have[3]} end
@@ -78,6 +81,7 @@ if redis.call('EXISTS', KEYS[5]) == 1 then return {2} end
 redis.call('HSET', KEYS[1], unpack(ARGV, 12))
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[2])
+ledger(KEYS[1], 'queued', ARGV[8])
 if ARGV[4] ~= '' then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. ARGV[4])
   redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -1 - tonumber(ARGV[5]))
@@ -116,7 +120,7 @@ return {1, taken + 1 >= cap and 1 or 0, tonumber(ARGV[7]), class, task}`)
 // then fields and values of a record.
 // Returns {verdict, attempts, begun, snoozes, opened, due, fence, wakes}: "run", "over" where this generation has ended or a
 // newer one exists, "canceled", or "parked". With "over" only the ids of tasks follow that can run now.
-var beginScript = redis.NewScript(isEnded + promote + `
+var beginScript = redis.NewScript(isEnded + batch.Ledger + promote + `
 local cap = tonumber(ARGV[7])
 local have = redis.call('HMGET', KEYS[1], 'generation', 'state', 'cancel', 'digest')
 if not have[1] then
@@ -139,6 +143,7 @@ if cap > 0 then
     redis.call('ZADD', KEYS[6], ARGV[5], ARGV[4])
     redis.call('HSET', KEYS[1], 'state', 'queued')
     redis.call('HDEL', KEYS[1], 'next')
+    ledger(KEYS[1], 'queued', ARGV[2])
     return {'parked'}
   end
   redis.call('ZADD', KEYS[5], ARGV[2], ARGV[4])
@@ -151,6 +156,7 @@ if recorded < asked then
 elseif have[3] == ARGV[1] then
   return {'canceled'}
 end
+if redis.call('HEXISTS', KEYS[1], 'active') == 0 and batchCanceled(KEYS[1]) then return {'canceled'} end
 local lost = redis.call('HEXISTS', KEYS[1], 'active') == 1
 local attempts = redis.call('HINCRBY', KEYS[1], 'attempts', lost and 0 or 1)
 local fence = redis.call('HINCRBY', KEYS[1], 'run', 1)
@@ -158,6 +164,7 @@ local opened = redis.call('HGET', KEYS[1], 'opened') or ARGV[2]
 local due = redis.call('HGET', KEYS[1], 'next') or opened
 redis.call('HSET', KEYS[1], 'state', 'running', 'started', ARGV[2], 'active', fence)
 redis.call('HDEL', KEYS[1], 'next')
+ledger(KEYS[1], 'running', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return {'run', attempts, redis.call('HINCRBY', KEYS[1], 'begun', 1), redis.call('HGET', KEYS[1], 'snoozes') or '0', opened, due,
   fence, redis.call('GET', KEYS[4]) or ''}`)
@@ -166,20 +173,21 @@ return {'run', attempts, redis.call('HINCRBY', KEYS[1], 'begun', 1), redis.call(
 // job ends without success.
 //
 // KEYS: record, waiting, wakes, payload, slots, parked. ARGV: generation, fence ("" for whichever attempt), life in ms, "1" where
-// the attempt does not count, id, score in waiting or "", wakes at the beginning, payload, cap, now, then fields and values, the
-// state first.
+// the attempt does not count, id, score in waiting or "", wakes at the beginning, payload, cap, now, state in the ledger, then fields
+// and values, the state first.
 // Returns {verdict, tasks that can run now...}: "written", "woken" (written, but a token came meanwhile, so the job does not
 // wait), "over" where the generation has ended or the attempt was given up, or "canceled" where nothing was written because the
 // job, which goes on, is to stop.
-var endScript = redis.NewScript(isEnded + promote + `
+var endScript = redis.NewScript(isEnded + batch.Ledger + promote + `
 local have = redis.call('HMGET', KEYS[1], 'generation', 'state', 'active', 'cancel')
-local state = ARGV[12]
+local state = ARGV[13]
 if have[1] ~= ARGV[1] or isEnded(have[2]) then return {'over'} end
 if ARGV[2] ~= '' and have[3] ~= ARGV[2] and state ~= 'succeeded' then return {'over'} end
 if not isEnded(state) and have[4] == ARGV[1] then return {'canceled'} end
-redis.call('HSET', KEYS[1], 'begun', 0, unpack(ARGV, 11))
+redis.call('HSET', KEYS[1], 'begun', 0, unpack(ARGV, 12))
 redis.call('HDEL', KEYS[1], 'active')
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+local life = ledger(KEYS[1], ARGV[11], ARGV[10]) or ARGV[3]
+redis.call('PEXPIRE', KEYS[1], life)
 if ARGV[4] == '1' then
   redis.call('HINCRBY', KEYS[1], 'attempts', -1)
   redis.call('HINCRBY', KEYS[1], 'snoozes', 1)
@@ -188,11 +196,12 @@ local verdict = 'written'
 if state == 'succeeded' then
   redis.call('DEL', KEYS[4])
 elseif isEnded(state) then
-  if ARGV[8] ~= '' then redis.call('SET', KEYS[4], ARGV[8], 'PX', ARGV[3]) end
+  if ARGV[8] ~= '' then redis.call('SET', KEYS[4], ARGV[8], 'PX', life) end
 elseif ARGV[6] ~= '' then
   if (redis.call('GET', KEYS[3]) or '') ~= ARGV[7] then
     redis.call('HSET', KEYS[1], 'state', 'queued')
     redis.call('HDEL', KEYS[1], 'next')
+    ledger(KEYS[1], 'queued', ARGV[10])
     verdict = 'woken'
   else
     redis.call('ZADD', KEYS[2], ARGV[6], ARGV[5])
@@ -204,19 +213,21 @@ return {verdict, unpack(promote(KEYS[5], KEYS[6], tonumber(ARGV[9]), ARGV[10], r
 
 // cancelScript ends a job that does not run, or asks a running one to stop.
 //
-// KEYS: record, waiting, payload, slots, parked. ARGV: now, life in ms after the end, id, failure, payload or "", cap.
-// Returns {verdict, generation, class, tasks that can run now...}: "unknown", "asked", "ended" or, where it had ended before, how.
-var cancelScript = redis.NewScript(isEnded + promote + `
+// KEYS: record, waiting, payload, slots, parked. ARGV: now, life in ms after the end, id, failure, payload or "", cap, "1" where a
+// running one is left alone. Returns {verdict, generation, class, tasks that can run now...}: "unknown", "asked", "left", "ended" or, where it had ended before, how.
+var cancelScript = redis.NewScript(isEnded + batch.Ledger + promote + `
 local have = redis.call('HMGET', KEYS[1], 'state', 'generation', 'class')
 if not have[1] then return {'unknown'} end
 if isEnded(have[1]) then return have end
+if have[1] == 'running' and ARGV[7] == '1' then return {'left', have[2], have[3]} end
 redis.call('HSET', KEYS[1], 'cancel', have[2])
 if have[1] == 'running' then return {'asked', have[2], have[3]} end
 redis.call('HSET', KEYS[1], 'state', 'canceled', 'ended', ARGV[1], 'failure', ARGV[4])
 redis.call('HDEL', KEYS[1], 'next')
 redis.call('ZREM', KEYS[2], ARGV[3])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-if ARGV[5] ~= '' then redis.call('SET', KEYS[3], ARGV[5], 'PX', ARGV[2]) end
+local life = ledger(KEYS[1], 'canceled', ARGV[1]) or ARGV[2]
+redis.call('PEXPIRE', KEYS[1], life)
+if ARGV[5] ~= '' then redis.call('SET', KEYS[3], ARGV[5], 'PX', life) end
 redis.call('ZREM', KEYS[4], ARGV[3])
 redis.call('ZREM', KEYS[5], ARGV[3])
 local records = string.sub(KEYS[1], 1, #KEYS[1] - #ARGV[3])
@@ -225,18 +236,19 @@ return {'ended', have[2], have[3], unpack(promote(KEYS[4], KEYS[5], tonumber(ARG
 // reopenScript records that a new generation waits, unless it is known already.
 //
 // KEYS: record. ARGV: generation, now, life in ms, actor.
-var reopenScript = redis.NewScript(`
+var reopenScript = redis.NewScript(batch.Ledger + `
 if tonumber(redis.call('HGET', KEYS[1], 'generation') or ARGV[1]) >= tonumber(ARGV[1]) then return 0 end
 redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'opened', ARGV[2], 'state', 'queued', 'attempts', 0, 'snoozes', 0, 'begun', 0, 'actor', ARGV[4])
 redis.call('HDEL', KEYS[1], 'next', 'ended', 'started', 'result', 'failure', 'cancel', 'active')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
+ledger(KEYS[1], 'queued', ARGV[2])
 return 1`)
 
 // wakeScript lets every job that waits for a token be done again, oldest first, as far as its installation has slots.
 //
 // KEYS: wakes, waiting, then slots and parked of each class. ARGV: life of wakes in ms, now, cap, prefix of records, then the
 // classes. Returns {how many woke, then class and task of each that can run now}.
-var wakeScript = redis.NewScript(isEnded + promote + `
+var wakeScript = redis.NewScript(isEnded + batch.Ledger + promote + `
 redis.call('INCR', KEYS[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 local parked = {}
@@ -247,6 +259,7 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
   if have[1] == 'waiting' and parked[have[2]] then
     redis.call('HSET', ARGV[4] .. id, 'state', 'queued')
     redis.call('HDEL', ARGV[4] .. id, 'next')
+    ledger(ARGV[4] .. id, 'queued', ARGV[2])
     redis.call('ZADD', parked[have[2]], have[3], id)
     answer[1] = answer[1] + 1
   end

@@ -6,15 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 
-	"github.com/expr-lang/expr"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/expression"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
@@ -128,7 +127,7 @@ var nameShape = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
 func (r *reader) rule(node *yaml.Node) *rule {
 	fields := r.fields(node, "a rule", "name", "on", "when", "actor", "on_expiry", "queue", "coalesce", "job")
-	read := &rule{class: job.ClassEvent, templates: map[string]*template{}}
+	read := &rule{class: job.ClassEvent, templates: language.Templates()}
 	if name := fields["name"]; name == nil || !nameShape.MatchString(name.Value) {
 		r.wrong(orNode(name, node), "name: give one of lower case letters, digits and dashes, at most 63")
 	} else {
@@ -136,11 +135,11 @@ func (r *reader) rule(node *yaml.Node) *rule {
 	}
 	read.on = r.globs(fields["on"], node)
 	if when := fields["when"]; when != nil {
-		program, err := compile(when.Value, expr.AsBool())
+		condition, err := language.Condition(when.Value)
 		if err != nil {
 			r.wrong(when, "when: %s", err)
 		}
-		read.when = program
+		read.when = condition
 	}
 	read.user = r.actor(fields["actor"])
 	read.coalesce, read.none = r.coalesce(fields["coalesce"])
@@ -193,7 +192,7 @@ func (r *reader) globs(node, parent *yaml.Node) []string {
 }
 
 // actor is nil for the system.
-func (r *reader) actor(node *yaml.Node) *template {
+func (r *reader) actor(node *yaml.Node) *expression.Text {
 	if node == nil || node.Kind == yaml.ScalarNode && node.Value == string(forge.ActorSystem) {
 		return nil
 	}
@@ -210,18 +209,15 @@ func (r *reader) actor(node *yaml.Node) *template {
 }
 
 // template is one of a field that is text anyway, with or without expressions.
-func (r *reader) template(node *yaml.Node, field string) *template {
-	parsed, err := parseTemplate(node.Value)
+func (r *reader) template(node *yaml.Node, field string) *expression.Text {
+	read, err := language.Text(node.Value)
 	if err != nil {
 		r.wrong(node, "%s: %s", field, err)
 	}
-	if parsed == nil {
-		parsed = &template{parts: []part{{literal: node.Value}}}
-	}
-	return parsed
+	return read
 }
 
-func (r *reader) coalesce(node *yaml.Node) (key *template, none bool) {
+func (r *reader) coalesce(node *yaml.Node) (key *expression.Text, none bool) {
 	switch {
 	case node == nil:
 		return nil, false
@@ -265,7 +261,7 @@ func (r *reader) job(node *yaml.Node, read *rule) {
 	if !read.ownPlace {
 		example.Repository = bitbucket.Repository{Workspace: "x", Slug: "x"}
 	}
-	example = fill(reflect.ValueOf(example), read.templates).Interface().(job.Request)
+	read.templates.Fill(&example, "x")
 	if err := example.Validate(r.limits); err != nil {
 		r.wrong(nodeAt(node, fault.Public(err)), "job: %s", fault.Public(err))
 	}
@@ -278,12 +274,8 @@ func (r *reader) templates(node *yaml.Node, field string, read *rule) {
 		if node.Tag != "!!str" {
 			return
 		}
-		parsed, err := parseTemplate(node.Value)
-		if err != nil {
+		if err := read.templates.Add(node.Value); err != nil {
 			r.wrong(node, "%s: %s", field, err)
-		}
-		if parsed != nil {
-			read.templates[node.Value] = parsed
 		}
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(node.Content); i += 2 {
@@ -294,26 +286,6 @@ func (r *reader) templates(node *yaml.Node, field string, read *rule) {
 			r.templates(each, fmt.Sprintf("%s[%d]", field, i), read)
 		}
 	}
-}
-
-// fill puts a plain text in place of each expression.
-func fill(value reflect.Value, templates map[string]*template) reflect.Value {
-	filler := &rule{templates: map[string]*template{}}
-	for text, each := range templates {
-		var filled template
-		for _, one := range each.parts {
-			if one.program != nil {
-				one = part{literal: "x"}
-			}
-			filled.parts = append(filled.parts, one)
-		}
-		filler.templates[text] = &filled
-	}
-	rendered, err := filler.renderValue(value, nil)
-	if err != nil {
-		return value // without expressions nothing fails
-	}
-	return rendered
 }
 
 // decodeProblem is an error of encoding/json by its place in the file.

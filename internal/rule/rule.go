@@ -9,13 +9,12 @@ package rule
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"path"
 
-	"github.com/expr-lang/expr"
-	"github.com/expr-lang/expr/vm"
-
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/expression"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
@@ -31,14 +30,14 @@ type Set struct {
 type rule struct {
 	name      string
 	on        []string // globs
-	when      *vm.Program
+	when      *expression.Condition
 	class     job.Class
-	user      *template // nil: the system
-	coalesce  *template // nil: the default; never where none is set
+	user      *expression.Text // nil: the system
+	coalesce  *expression.Text // nil: the default; never where none is set
 	none      bool
 	ownPlace  bool // the job's repository is the rule's, not the event's
 	blueprint job.Request
-	templates map[string]*template // of the blueprint's strings, by their text
+	templates *expression.Templates // of the blueprint
 }
 
 // Decision is one job that an event asks for.
@@ -109,16 +108,12 @@ func (r *rule) takes(kind string) bool {
 
 func (r *rule) decide(event forge.Event, variables map[string]any, limits job.Limits) (_ Decision, wanted bool, err error) {
 	if r.when != nil {
-		yes, err := expr.Run(r.when, variables)
-		if err != nil {
-			return Decision{}, false, runFault("when", err)
-		}
-		if yes != true {
-			return Decision{}, false, nil
+		if yes, err := r.when.Holds("when", variables); err != nil || !yes {
+			return Decision{}, false, err
 		}
 	}
 	request := r.blueprint
-	if err := r.render(&request, variables); err != nil {
+	if err := r.templates.Render(&request, variables); err != nil {
 		return Decision{}, false, err
 	}
 	if !r.ownPlace {
@@ -129,7 +124,7 @@ func (r *rule) decide(event forge.Event, variables map[string]any, limits job.Li
 	}
 	decision := Decision{Rule: r.name, Request: request, Class: r.class}
 	if r.user != nil {
-		if decision.User, err = r.user.text("actor.user", variables); err != nil {
+		if decision.User, err = r.user.Render("actor.user", variables); err != nil {
 			return Decision{}, false, err
 		}
 		if decision.User == "" || len(decision.User) > maxUser {
@@ -150,7 +145,7 @@ func (r *rule) coalesceKey(event forge.Event, request job.Request, variables map
 	case r.none:
 		return "", nil
 	case r.coalesce != nil:
-		text, err := r.coalesce.text("coalesce", variables)
+		text, err := r.coalesce.Render("coalesce", variables)
 		if err != nil || text == "" {
 			return "", err
 		}
@@ -169,7 +164,38 @@ func (r *rule) coalesceKey(event forge.Event, request job.Request, variables map
 	return hex.EncodeToString(sum[:16]), nil
 }
 
-// runFault is what an expression that failed tells the operator.
-func runFault(field string, err error) error {
-	return fault.Wrapf(fault.Invalid, err, "%s: the expression fails for this event: %.200s; a field that may be absent is read with ?. and ??", field, firstLine(err.Error()))
+// language is what the expressions of rules speak of.
+var language = expression.Language{
+	Variables: map[string]any{"event": map[string]any{}, "invocation": Invocation{}},
+	Subject:   "this event",
+}
+
+// environment is what expressions see.
+func environment(event forge.Event, invocation Invocation) map[string]any {
+	return map[string]any{"event": plain(event.Fields), "invocation": invocation}
+}
+
+// plain turns numbers as they were written into Go's.
+func plain(value any) any {
+	switch value := value.(type) {
+	case map[string]any:
+		fresh := make(map[string]any, len(value))
+		for name, each := range value {
+			fresh[name] = plain(each)
+		}
+		return fresh
+	case []any:
+		fresh := make([]any, len(value))
+		for i, each := range value {
+			fresh[i] = plain(each)
+		}
+		return fresh
+	case json.Number:
+		if whole, err := value.Int64(); err == nil {
+			return int(whole)
+		}
+		number, _ := value.Float64() // out of range is infinite
+		return number
+	}
+	return value
 }

@@ -27,7 +27,7 @@ func (w *Worker) clone(ctx context.Context, j job.Job, remote Remote) (*job.Clon
 	if j.Clone.Archive == job.ArchiveNone {
 		return result, nil
 	}
-	artifact := &job.Artifact{Key: artifactKey(j), Format: j.Clone.Archive, ExpiresAt: w.Now().Add(w.ArtifactTTL).UTC()}
+	artifact := &job.Artifact{Key: artifactKey(j, j.Clone.Archive), Format: j.Clone.Archive, ExpiresAt: w.Now().Add(w.ArtifactTTL).UTC()}
 	artifact.Size, artifact.SHA256, err = w.Artifacts.Put(ctx, artifact.Key, func(out io.Writer) (err error) {
 		artifact.Files, err = snapshot.Archive(ctx, out, j.Clone.Archive, j.Clone.Paths)
 		return err
@@ -39,13 +39,13 @@ func (w *Worker) clone(ctx context.Context, j job.Job, remote Remote) (*job.Clon
 	return result, nil
 }
 
-// artifactKey is the same for every run of a job, so that a second run replaces the first one's archive. Installations are
+// artifactKey is the same for every run of a job, so that a second run replaces what the first one left. Installations are
 // hashed: their ids hold characters that file systems and object stores treat in their own ways.
-func artifactKey(j job.Job) string {
-	return fmt.Sprintf("%s/%s.%s", ArtifactFolder(j.Installation), j.ID, j.Clone.Archive)
+func artifactKey(j job.Job, format job.Archive) string {
+	return fmt.Sprintf("%s/%s.%s", ArtifactFolder(j.Installation), j.ID, format)
 }
 
-// ArtifactFolder is where all archives of an installation are.
+// ArtifactFolder is where all archives and diffs of an installation are.
 func ArtifactFolder(installation string) string {
 	sum := sha256.Sum256([]byte(installation))
 	return hex.EncodeToString(sum[:8])

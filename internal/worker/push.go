@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
@@ -13,14 +14,17 @@ import (
 )
 
 // push brings a job's change onto its branch exactly once, whatever died or moved in between, under the repository's lock. Then
-// it sees to the pull request, which needs no lock: opening one twice gives the same one.
+// it sees to the pull request, which needs no lock: opening one twice gives the same one. A dry run does neither.
 func (w *Worker) push(ctx context.Context, j job.Job, repository bitbucket.Repository) (*job.PushResult, error) {
+	if j.Push.DryRun {
+		return w.dryRun(ctx, j, repository)
+	}
 	var result *job.PushResult
 	err := w.budgeted(ctx, j, pushRequests, func(ctx context.Context) (err error) {
 		result, err = w.pushLocked(ctx, j, repository)
 		return err
 	})
-	if err != nil || j.Push.PullRequest == nil || result.Unchanged && result.Created {
+	if err != nil || j.Push.PullRequest == nil || result.Skipped != "" || result.Unchanged && result.Created {
 		return result, err
 	}
 	token, err := w.liveToken(ctx, j)
@@ -31,6 +35,7 @@ func (w *Worker) push(ctx context.Context, j job.Job, repository bitbucket.Repos
 	opened, err := w.REST.EnsurePullRequest(ctx, token.Text, repository, bitbucket.PullRequestSpec{
 		Title: request.Title, Description: request.Description,
 		Source: j.Push.Branch, Destination: request.Destination, CloseSourceBranch: request.CloseSourceBranch,
+		Reviewers: request.Reviewers,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("pull request: %w", err)
@@ -100,9 +105,9 @@ func (w *Worker) pushOnce(ctx context.Context, j job.Job, repository bitbucket.R
 	return result, w.send(ctx, j, repository, lock, commit, result)
 }
 
-// build reads the tip and makes the commit on it; none where there is nothing to push. What was read is closed then: a push needs the
-// new objects alone. The tip may be this job's own commit although no intent tells of it: a Redis that died had the push done, and lost
-// its last second.
+// build reads the tip and makes the commit on it; none where there is nothing to push, which the result tells. What was read is closed
+// then: a push needs the new objects alone. The tip may be this job's own commit although no intent tells of it: a Redis that died had
+// the push done, and lost its last second.
 func (w *Worker) build(ctx context.Context, j job.Job, remote Remote) (Commit, *job.PushResult, error) {
 	base, created, err := w.base(ctx, j.Push, remote)
 	if err != nil {
@@ -112,7 +117,10 @@ func (w *Worker) build(ctx context.Context, j job.Job, remote Remote) (Commit, *
 	if parent, made := base.MadeBy(j.ID); made && !created {
 		return nil, &job.PushResult{Branch: j.Push.Branch, Commit: base.Commit(), Parent: parent, Read: base.Read()}, nil
 	}
-	changes, err := edit.Apply(ctx, base, j.Push.Changes, w.Limits)
+	if done, err := w.passOver(ctx, j, remote, base, created); done != nil || err != nil {
+		return nil, done, err
+	}
+	changes, err := w.change(ctx, j.Push, base)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -125,11 +133,26 @@ func (w *Worker) build(ctx context.Context, j job.Job, remote Remote) (Commit, *
 	result := &job.PushResult{
 		Branch: j.Push.Branch, Commit: commit.Hash(), Parent: base.Commit(), Changed: len(changes), Created: created, Read: base.Read(),
 	}
-	if commit.Unchanged() {
+	switch expect := j.Push.Expect; {
+	case expect != nil && commit.Tree() != expect.Tree:
+		return nil, skipped(j, base, "the change is another one than in the dry run"), nil
+	case commit.Unchanged():
 		result.Commit, result.Parent, result.Unchanged = base.Commit(), "", true
 		return nil, result, nil
+	case j.Push.DryRun:
+		result.Commit, result.Tree = "", commit.Tree()
+		return nil, result, w.keepDiff(ctx, j, base, changes, result)
 	}
 	return commit, result, nil
+}
+
+// change is in which files the new tree differs from the tip: the declared changes, then what the recipe makes of them.
+func (w *Worker) change(ctx context.Context, push *job.Push, base Snapshot) ([]edit.FileChange, error) {
+	changes, err := edit.Apply(ctx, base, push.Changes, w.Limits)
+	if err != nil || push.Recipe == nil {
+		return changes, err
+	}
+	return w.cook(ctx, push.Recipe, base, changes)
 }
 
 // send pushes what was built, with the token that is current now, after writing down what it is about to do.
@@ -180,7 +203,7 @@ func (w *Worker) alreadyPushed(ctx context.Context, j job.Job, remote Remote, lo
 
 // base is the tree that the change builds on: the branch's tip or, for a new branch, its base.
 func (w *Worker) base(ctx context.Context, push *job.Push, remote Remote) (base Snapshot, created bool, err error) {
-	need := Need{Sparse: true, TreeDepth: edit.TreeDepth(push.Changes, w.Limits), Push: true}
+	need := w.need(push)
 	base, err = remote.Snapshot(ctx, "refs/heads/"+push.Branch, need)
 	if err == nil {
 		return base, base.Commit() == "", nil // an empty repository has no branch yet
@@ -197,6 +220,18 @@ func (w *Worker) base(ctx context.Context, push *job.Push, remote Remote) (base 
 	}
 	base, err = remote.Snapshot(ctx, from, need)
 	return base, true, err
+}
+
+// need is what a push looks at of a tip.
+func (w *Worker) need(push *job.Push) Need {
+	if push.Recipe != nil {
+		return Need{Push: !push.DryRun} // it may look at everything
+	}
+	depth := edit.TreeDepth(push.Changes, w.Limits)
+	if push.HasFile != "" && depth != 0 {
+		depth = max(depth, strings.Count(push.HasFile, "/")+1)
+	}
+	return Need{Sparse: true, TreeDepth: depth, Push: !push.DryRun}
 }
 
 func (w *Worker) authorOf(j job.Job) job.Author {

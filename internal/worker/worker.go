@@ -118,8 +118,20 @@ type Snapshot interface {
 	// MadeBy reports whether the tip is the commit that the job made, and that commit's parent.
 	MadeBy(jobID string) (parent string, made bool)
 	Build(ctx context.Context, changes []edit.FileChange, spec CommitSpec) (Commit, error)
+	// Diff writes at most limit bytes of a unified diff of what changes make of the tree.
+	Diff(ctx context.Context, w io.Writer, changes []edit.FileChange, limit int) (DiffStat, error)
+	// Checkout writes all files into an empty folder; Changes finds in what such a folder differs by now.
+	Checkout(ctx context.Context, dir string) error
+	Changes(ctx context.Context, dir string, limits edit.Limits) ([]edit.FileChange, error)
 	Archive(ctx context.Context, w io.Writer, format job.Archive, paths []string) (files int, err error)
 	Close() error
+}
+
+// DiffStat is what a diff comes to, whether all of it was written or not.
+type DiffStat struct {
+	Files          int
+	Added, Removed int // lines
+	Truncated      bool
 }
 
 // CommitSpec is what a commit says beside its tree. The same spec on the same tree is the same commit.
@@ -133,10 +145,18 @@ type CommitSpec struct {
 // Commit is a commit that was built and not pushed yet.
 type Commit interface {
 	Hash() string
+	Tree() string
 	Unchanged() bool // its tree is its parent's
 }
 
-// Artifacts keeps archives.
+// Recipes are the commands that the operator registered by name. Check finds what is wrong with a name and its parameters; Run runs
+// the command in a folder that holds a repository's files.
+type Recipes interface {
+	Check(name string, parameters map[string]string) error
+	Run(ctx context.Context, name string, parameters map[string]string, dir string) error
+}
+
+// Artifacts keeps archives and diffs.
 type Artifacts interface {
 	Put(ctx context.Context, key string, write func(io.Writer) error) (size int64, sha256 string, err error)
 }
@@ -164,6 +184,7 @@ type Config struct {
 	Locker        Locker
 	Git           Git
 	Artifacts     Artifacts
+	Recipes       Recipes // nil where the operator has none: jobs that name one fail
 	REST          REST
 	Recorder      Recorder
 	Logger        *slog.Logger
@@ -171,6 +192,7 @@ type Config struct {
 	Limits        edit.Limits
 	TokenMargin   time.Duration // a token with less life left is as good as gone
 	ArtifactTTL   time.Duration
+	TempDir       string           // for the files of recipes
 	MaxRepository int64            // bytes; larger ones are refused where the size is known beforehand
 	Author        job.Author       // of commits whose job names none
 	Now           func() time.Time // default: time.Now
@@ -236,6 +258,9 @@ func (w *Worker) run(ctx context.Context, j job.Job, token forge.OAuthToken) (jo
 
 func (w *Worker) work(ctx context.Context, j job.Job, token forge.OAuthToken, repository bitbucket.Repository) (job.Result, error) {
 	if j.Push != nil {
+		if err := w.checkRecipe(j.Push.Recipe); err != nil {
+			return job.Result{}, err
+		}
 		pushed, err := w.push(ctx, j, repository)
 		return job.Result{Push: pushed}, err
 	}

@@ -34,16 +34,25 @@ type world struct {
 	info    bitbucket.Info
 	restErr error
 
-	branches map[string]string // branch -> commit
-	intents  map[string]worker.Intent
-	found    string // what FindJob finds
-	pushErrs []error
-	moveTo   []string // tips that appear when a push conflicts
-	unborn   bool
-	snapErr  error
-	cancel   context.CancelCauseFunc // called by Push before it answers
-	closed   int
-	opened   int
+	branches    map[string]string // branch -> commit
+	intents     map[string]worker.Intent
+	found       string            // what FindJob finds
+	files       map[string]string // of every commit
+	built       []edit.FileChange // what the last commit was built of
+	checkoutErr error
+	treeDepth   int // of the last snapshot
+	pushErrs    []error
+	moveTo      []string // tips that appear when a push conflicts
+	unborn      bool
+	snapErr     error
+	cancel      context.CancelCauseFunc // called by Push before it answers
+	closed      int
+	opened      int
+
+	recipes  worker.Recipes
+	tempDir  string
+	kept     map[string]string // artifacts by key
+	reviewed []string
 
 	known     known
 	atlassian atlassian
@@ -123,6 +132,7 @@ func (r *remote) Snapshot(_ context.Context, ref string, need worker.Need) (work
 		}
 	}
 	slices.Sort(needs)
+	r.treeDepth = need.TreeDepth
 	r.calls = append(r.calls, fmt.Sprintf("snapshot %s@%s of %s", ref, strings.Join(needs, "+"), r.repository))
 	if r.snapErr != nil {
 		return nil, r.snapErr
@@ -164,45 +174,6 @@ func (r *remote) FindJob(_ context.Context, branch, _, since string) (string, bo
 	return r.found, r.found != "", nil
 }
 
-type snapshot struct {
-	*world
-	ref, commit string
-}
-
-func (s *snapshot) Entry(_ context.Context, path string) (edit.Entry, bool, error) {
-	if path == "same" {
-		return edit.Entry{Path: path, Mode: edit.ModeRegular, ID: "587be6b4c3f93f93c489c0111bba5596147a26cb"}, true, nil // blob "x\n"
-	}
-	return edit.Entry{}, false, nil
-}
-func (s *snapshot) Files(context.Context, string) ([]edit.Entry, error) { return nil, nil }
-func (s *snapshot) Blob(context.Context, string, int64) ([]byte, error) { return []byte("x\n"), nil }
-func (s *snapshot) Commit() string                                      { return s.commit }
-func (s *snapshot) Ref() string                                         { return s.ref }
-func (s *snapshot) Read() job.Read                                      { return "shallow" }
-func (s *snapshot) MadeBy(jobID string) (string, bool)                  { return "c0", s.commit == "by-"+jobID }
-func (s *snapshot) Close() error                                        { s.closed++; return nil }
-
-func (s *snapshot) Build(_ context.Context, changes []edit.FileChange, spec worker.CommitSpec) (worker.Commit, error) {
-	if spec.JobID == "" || spec.Author.Name == "" || spec.Time.IsZero() {
-		return nil, errors.New("the commit is not determined")
-	}
-	return commit{"on-" + s.commit, len(changes) == 0}, nil
-}
-
-func (s *snapshot) Archive(_ context.Context, w io.Writer, format job.Archive, _ []string) (int, error) {
-	_, err := io.WriteString(w, "archive "+string(format))
-	return 3, err
-}
-
-type commit struct {
-	hash      string
-	unchanged bool
-}
-
-func (c commit) Hash() string    { return c.hash }
-func (c commit) Unchanged() bool { return c.unchanged }
-
 // archives is the world's store of them.
 type archives struct{ *world }
 
@@ -210,6 +181,7 @@ func (a archives) Put(_ context.Context, key string, write func(io.Writer) error
 	var text strings.Builder
 	err := write(&text)
 	a.calls = append(a.calls, "artifact "+key)
+	a.kept[key] = text.String()
 	return int64(text.Len()), "digest", err
 }
 
@@ -220,6 +192,7 @@ func (w *world) Resolve(context.Context, secret.Text, bitbucket.Repository) (bit
 
 func (w *world) EnsurePullRequest(_ context.Context, _ secret.Text, _ bitbucket.Repository, spec bitbucket.PullRequestSpec) (bitbucket.PullRequest, error) {
 	w.calls = append(w.calls, "pull request from "+spec.Source)
+	w.reviewed = spec.Reviewers
 	return bitbucket.PullRequest{ID: 7, URL: "https://bitbucket.org/acme/web/pull-requests/7"}, w.restErr
 }
 
@@ -234,6 +207,7 @@ func newWorld() *world {
 	return &world{
 		tokens: []forge.OAuthToken{token(time.Hour)}, branches: map[string]string{"main": "c1"},
 		intents: map[string]worker.Intent{}, known: known{names: map[string]bitbucket.Info{}},
+		kept: map[string]string{}, files: map[string]string{"same": "x\n"},
 	}
 }
 
@@ -242,7 +216,7 @@ func (w *world) worker() *worker.Worker {
 		Tokens: w, Installs: w, Locker: w, Git: w, Artifacts: archives{w}, REST: w, Recorder: w, Logger: slog.New(slog.DiscardHandler),
 		Installations: &w.known, Names: &w.known, Impersonator: &w.atlassian, Budget: &w.budget,
 		Limits: edit.DefaultLimits(), TokenMargin: time.Minute, ArtifactTTL: time.Hour, MaxRepository: 1000,
-		Author: job.Author{Name: "Gitsmith", Email: "g@example.com"}, Now: func() time.Time { return now },
+		Recipes: w.recipes, TempDir: w.tempDir, Author: job.Author{Name: "Gitsmith", Email: "g@example.com"}, Now: func() time.Time { return now },
 	})
 }
 

@@ -139,13 +139,19 @@ func (s *Server) configureHook(workspace, slug, name, content string) error {
 	return os.WriteFile(file, []byte(content), 0o600)
 }
 
-// mainBranch is what HEAD names; false in a repository without commits.
+// mainBranch is what HEAD names; false in a repository without commits. It looks itself: a list asks about thousands.
 func (s *Server) mainBranch(repository Repository) (string, bool) {
-	name, err := s.git(repository, "symbolic-ref", "--short", "HEAD")
-	if err != nil {
+	folder := s.folder(repository.Workspace, repository.Slug)
+	head, err := os.ReadFile(filepath.Join(folder, "HEAD"))
+	name, found := strings.CutPrefix(strings.TrimSpace(string(head)), "ref: refs/heads/")
+	if err != nil || !found {
 		return "", false
 	}
-	return name, s.branchTip(repository, name) != ""
+	if _, err := os.Stat(filepath.Join(folder, "refs", "heads", filepath.FromSlash(name))); err == nil {
+		return name, true
+	}
+	packed, err := os.ReadFile(filepath.Join(folder, "packed-refs"))
+	return name, err == nil && strings.Contains(string(packed), " refs/heads/"+name+"\n")
 }
 
 // branchTip is the branch's commit; empty where there is no such branch.

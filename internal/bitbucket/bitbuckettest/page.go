@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // writePage writes one page of the objects that q selects, with the address of the next.
@@ -38,9 +39,9 @@ func writePage(w http.ResponseWriter, r *http.Request, all []object) {
 	writeObject(w, r, http.StatusOK, answer)
 }
 
-// clause is one comparison of Bitbucket's query language, as far as it is understood: field = "text" and field ~ "text",
-// joined by AND. https://developer.atlassian.com/cloud/bitbucket/rest/intro/#filtering
-var clause = regexp.MustCompile(`^\s*([a-z_.]+)\s*(=|~)\s*"((?:[^"\\]|\\.)*)"\s*(?:AND\b)?`)
+// clause is one comparison of Bitbucket's query language, as far as it is understood: field = "text", field ~ "text" and
+// field >= time, joined by AND. https://developer.atlassian.com/cloud/bitbucket/rest/intro/#filtering
+var clause = regexp.MustCompile(`^\s*([a-z_.]+)\s*(?:(=|~)\s*"((?:[^"\\]|\\.)*)"|>=\s*([0-9T:.+-]+))\s*(?:AND\b)?`)
 
 func selectBy(query string, all []object) ([]object, error) {
 	selected := append([]object{}, all...)
@@ -50,10 +51,20 @@ func selectBy(query string, all []object) ([]object, error) {
 			return nil, fmt.Errorf("Invalid query: %s", query) //nolint:staticcheck // Bitbucket's words
 		}
 		rest = rest[len(match[0]):]
+		since, err := time.Parse(time.RFC3339, match[4])
+		if err != nil && match[4] != "" {
+			return nil, fmt.Errorf("Invalid query: %s", query) //nolint:staticcheck // Bitbucket's words
+		}
 		want := regexp.MustCompile(`\\(.)`).ReplaceAllString(match[3], "$1")
 		kept := selected[:0]
 		for _, candidate := range selected {
 			have, _ := field(candidate, match[1]).(string)
+			if match[4] != "" {
+				if at, err := time.Parse(time.RFC3339, have); err == nil && !at.Before(since) {
+					kept = append(kept, candidate)
+				}
+				continue
+			}
 			if have == want || match[2] == "~" && strings.Contains(strings.ToLower(have), strings.ToLower(want)) {
 				kept = append(kept, candidate)
 			}

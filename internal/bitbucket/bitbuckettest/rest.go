@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -125,7 +126,10 @@ func (s *Server) repositoryObject(r *http.Request, repository Repository) object
 		mainBranch = object{"type": "branch", "name": name}
 	}
 	return object{
-		"type": "repository", "uuid": repository.UUID, "full_name": fullName, "name": repository.Slug, "slug": repository.Slug,
+		"type": "repository", "uuid": repository.UUID, "full_name": fullName, "name": repository.Name, "slug": repository.Slug,
+		"language": repository.Language, "updated_on": repository.UpdatedOn.UTC().Format("2006-01-02T15:04:05.000000+00:00"),
+		"workspace":  object{"type": "workspace", "uuid": repository.WorkspaceUUID, "slug": repository.Workspace},
+		"project":    object{"type": "project", "key": repository.Project},
 		"is_private": true, "scm": "git", "size": s.size(repository), "mainbranch": mainBranch,
 		"links": object{
 			"self": object{"href": origin(r) + "/2.0/repositories/" + fullName},
@@ -140,6 +144,7 @@ type pullRequest struct {
 	title, description     string
 	source, destination    string
 	closeSourceBranch      bool
+	reviewers              []string
 	state                  string
 	sourceHash, targetHash string
 	created                time.Time
@@ -157,6 +162,10 @@ func (s *Server) createPullRequest(w http.ResponseWriter, r *http.Request, repos
 		CloseSourceBranch bool      `json:"close_source_branch"`
 		Source            endpoint  `json:"source"`
 		Destination       *endpoint `json:"destination"`
+		Reviewers         []struct {
+			UUID      string `json:"uuid"`
+			AccountID string `json:"account_id"`
+		} `json:"reviewers"`
 	}
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&body); err != nil {
 		writeError(w, http.StatusBadRequest, "Bad request")
@@ -171,6 +180,9 @@ func (s *Server) createPullRequest(w http.ResponseWriter, r *http.Request, repos
 	} else {
 		created.destination, _ = s.mainBranch(repository)
 	}
+	for _, each := range body.Reviewers {
+		created.reviewers = append(created.reviewers, each.UUID+each.AccountID)
+	}
 	created.sourceHash, created.targetHash = s.branchTip(repository, created.source), s.branchTip(repository, created.destination)
 	switch {
 	case created.title == "":
@@ -181,6 +193,9 @@ func (s *Server) createPullRequest(w http.ResponseWriter, r *http.Request, repos
 		return
 	case created.targetHash == "":
 		writeError(w, http.StatusBadRequest, "destination: branch \""+created.destination+"\" not found")
+		return
+	case slices.Contains(created.reviewers, ""):
+		writeError(w, http.StatusBadRequest, "reviewers: Malformed reviewers list")
 		return
 	case created.sourceHash == created.targetHash:
 		writeError(w, http.StatusBadRequest, "There are no changes to be pulled")
@@ -227,7 +242,8 @@ type PullRequest struct {
 	Title, Description  string
 	Source, Destination string
 	CloseSourceBranch   bool
-	State               string // OPEN, MERGED, DECLINED or SUPERSEDED
+	Reviewers           []string // UUIDs in braces, or account ids
+	State               string   // OPEN, MERGED, DECLINED or SUPERSEDED
 }
 
 // PullRequests is every pull request of the repository, oldest first.
@@ -242,7 +258,7 @@ func (s *Server) PullRequests(workspace, slug string) []PullRequest {
 	for i, p := range found.pullRequests {
 		all[i] = PullRequest{
 			ID: p.id, Title: p.title, Description: p.description, Source: p.source, Destination: p.destination,
-			CloseSourceBranch: p.closeSourceBranch, State: p.state,
+			CloseSourceBranch: p.closeSourceBranch, Reviewers: slices.Clone(p.reviewers), State: p.state,
 		}
 	}
 	return all

@@ -220,6 +220,9 @@ type Repository struct {
 	WorkspaceUUID, UUID string
 	// Size in bytes as REST reports it; what the folder holds where zero.
 	Size int64
+	// What else REST reports. The name is the slug where empty, the project PROJ, the update when it was added.
+	Name, Project, Language string
+	UpdatedOn               time.Time
 }
 
 type repository struct {
@@ -239,6 +242,15 @@ func (s *Server) AddRepository(added Repository) (Repository, error) {
 	}
 	if added.UUID == "" {
 		added.UUID = uuidOf(added.Workspace + "/" + added.Slug)
+	}
+	if added.Name == "" {
+		added.Name = added.Slug
+	}
+	if added.Project == "" {
+		added.Project = "PROJ"
+	}
+	if added.UpdatedOn.IsZero() {
+		added.UpdatedOn = s.config.Now()
 	}
 	if err := installHook(s.folder(added.Workspace, added.Slug)); err != nil {
 		return Repository{}, err

@@ -1,0 +1,217 @@
+// Package batch is one change over many repositories: what was asked for, where each repository stands, and what may begin next. Each
+// repository is a job of the queue; the batch is what they have in common, kept in Redis.
+//
+// All keys of a batch carry its installation as hash tag:
+//
+//	gitsmith:{<installation>}:batch:<id>          hash: the batch; its content is sealed
+//	gitsmith:{<installation>}:batch:<id>:spec     string: what is to be done, sealed; once for all repositories
+//	gitsmith:{<installation>}:batch:<id>:items    hash: each repository by its number
+//	gitsmith:{<installation>}:batch:<id>:<state>  sorted set: the numbers of the repositories in a state, "pending" for those without a job
+//	gitsmith:{<installation>}:batch:<id>:ends     list: when the last hundred ended
+//	gitsmith:{<installation>}:batch:<id>:tick     there while some worker looks after the batch
+//	gitsmith:{<installation>}:batches             sorted set: the installation's batches by creation
+//	gitsmith:batches:active                       sorted set: "<installation> <id>" of batches that have not ended
+//	gitsmith:batches:recent                       sorted set: the same of the newest batches, for the dashboard
+package batch
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+// Batch is a validated request. [New] makes one from a verified invocation. The zero value is no batch.
+type Batch struct {
+	ID           string
+	Installation string
+	Actor        forge.Actor
+	CreatedAt    time.Time
+	Trace        job.Trace
+	Digest       string // of the normalised request: the same key with another digest is another request
+	Request
+}
+
+// State is how a batch stands.
+type State string
+
+// The states.
+const (
+	StateResolving State = "resolving" // its query is being asked, page by page
+	StateRunning   State = "running"
+	StatePaused    State = "paused"  // by a caller, or for want of a token
+	StateStopped   State = "stopped" // by itself: too many failed
+	StateFinished  State = "finished"
+	StateCanceled  State = "canceled"
+)
+
+// Status is a batch as its installation, or an operator, may see it.
+type Status struct {
+	ID           string    `json:"id"`
+	Installation string    `json:"-"`
+	Title        string    `json:"title"`
+	State        State     `json:"state"`
+	Reason       string    `json:"reason,omitempty"` // public text: why it is paused, stopped or was ended
+	DryRun       bool      `json:"dry_run"`
+	From         string    `json:"from,omitempty"` // the dry run that it repeats
+	Actor        string    `json:"actor"`
+	CreatedAt    time.Time `json:"created_at"`
+	EndedAt      time.Time `json:"ended_at,omitzero"`
+
+	Total       int               `json:"total"`  // repositories, as far as they are known
+	Totals      map[ItemState]int `json:"totals"` // every state; they add up to Total
+	Stage       *Stage            `json:"stage,omitempty"`
+	PerMinute   float64           `json:"per_minute"`             // repositories that ended, over the last hundred of them
+	SecondsLeft *int              `json:"seconds_left,omitempty"` // nil where nobody can tell
+	Failures    []Group           `json:"failures"`
+	Skips       []Group           `json:"skips"`
+}
+
+// Stage is how far a roll-out has come.
+type Stage struct {
+	Name  string `json:"name"`  // canary, then, rest
+	Until int    `json:"until"` // how many repositories may begin in it
+}
+
+// Group is repositories that failed, or were left alone, for the same reason.
+type Group struct {
+	Kind     string   `json:"kind,omitempty"` // of a failure
+	Reason   string   `json:"reason"`         // public text, … in place of what differs
+	Count    int      `json:"count"`
+	Examples []string `json:"examples"` // a few repositories
+}
+
+// Item is one repository of a batch.
+type Item struct {
+	Repository  string                 `json:"repository"`
+	State       ItemState              `json:"state"`
+	Job         string                 `json:"job,omitempty"` // empty before there is one
+	Branch      string                 `json:"branch,omitempty"`
+	Commit      string                 `json:"commit,omitempty"`
+	PullRequest *job.PullRequestResult `json:"pull_request,omitempty"`
+	Failure     *job.Failure           `json:"failure,omitempty"` // also of the last attempt of one that waits
+	Skipped     string                 `json:"skipped,omitempty"` // why
+	Changed     int                    `json:"changed,omitempty"` // files
+	Added       int                    `json:"added,omitempty"`   // lines, of a dry run
+	Removed     int                    `json:"removed,omitempty"`
+	Attempts    int                    `json:"attempts,omitempty"`
+	StartedAt   time.Time              `json:"started_at,omitzero"`
+	EndedAt     time.Time              `json:"ended_at,omitzero"`
+	Diff        bool                   `json:"-"` // the job's artifact is a diff
+}
+
+// ItemOptions choose a page of a batch's repositories, in the order in which they were given.
+type ItemOptions struct {
+	State  ItemState // empty: every state
+	Limit  int       // 1 to 100; zero is 50
+	Cursor string    // of the page before; empty for the first
+}
+
+// MaxAge is how old a batch may become; what has not begun by then is canceled.
+const MaxAge = 7 * 24 * time.Hour
+
+// New makes the batch that a verified invocation asks for with a validated request. Its id is a UUID, derived from installation, actor and
+// idempotency key where there is one.
+func New(invocation forge.Invocation, request Request, key string, trace job.Trace, now time.Time) (Batch, error) {
+	if invocation.Installation() == "" {
+		return Batch{}, fault.Newf(fault.Internal, "a batch needs a verified invocation")
+	}
+	if request.Actor == "" {
+		request.Actor = forge.ActorSystem
+		if !invocation.Token(forge.ActorUser).IsZero() {
+			request.Actor = forge.ActorUser
+		}
+	}
+	actor := invocation.Actor(request.Actor)
+	if actor.Kind == forge.ActorUser && actor.Principal == "" {
+		return Batch{}, fault.Newf(fault.Invalid, `actor: "user" needs a user in session, and this call has none; use "system", or call from the app's UI`)
+	}
+	digest, err := digestOf(request, actor)
+	if err != nil {
+		return Batch{}, err
+	}
+	b := Batch{
+		Installation: invocation.Installation(), Actor: actor, CreatedAt: now.UTC().Truncate(time.Millisecond), Trace: trace, Digest: digest, Request: request,
+	}
+	if key != "" {
+		b.ID = derived("batch", b.Installation, string(actor.Kind), actor.Principal, key)
+		return b, nil
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return Batch{}, fault.Wrapf(fault.Internal, err, "no batch id could be made")
+	}
+	b.ID = id.String()
+	return b, nil
+}
+
+// idSpace separates our derived UUIDs from everybody else's (RFC 9562, version 5).
+var idSpace = uuid.NewSHA1(uuid.NameSpaceURL, []byte("https://github.com/gitsmith/gitsmith#batch"))
+
+func derived(parts ...string) string {
+	var name []byte
+	for _, part := range parts {
+		name = strconv.AppendQuote(name, part)
+	}
+	return uuid.NewSHA1(idSpace, name).String()
+}
+
+// JobID is the id of the job of one repository: the same whoever begins it, and however often.
+func JobID(batch string, item int) string { return derived("job", batch, strconv.Itoa(item)) }
+
+// entry is one repository as it is kept.
+type entry struct {
+	Workspace      string      `json:"w,omitempty"`
+	Slug           string      `json:"s,omitempty"`
+	WorkspaceUUID  string      `json:"wu,omitempty"`
+	RepositoryUUID string      `json:"ru,omitempty"`
+	Values         []byte      `json:"v,omitempty"` // sealed
+	Details        *details    `json:"d,omitempty"`
+	Expect         *job.Expect `json:"e,omitempty"` // of the dry run
+}
+
+// details are what Bitbucket says of a repository beside its name.
+type details struct {
+	Workspace  string `json:"w,omitempty"` // and Slug: of one that was given by its UUIDs
+	Slug       string `json:"s,omitempty"`
+	UUID       string `json:"u,omitempty"`
+	Name       string `json:"n,omitempty"`
+	Project    string `json:"p,omitempty"`
+	Language   string `json:"l,omitempty"`
+	MainBranch string `json:"m,omitempty"`
+}
+
+func (e entry) repository() bitbucket.Repository {
+	return bitbucket.Repository{Workspace: e.Workspace, Slug: e.Slug, WorkspaceUUID: e.WorkspaceUUID, RepositoryUUID: e.RepositoryUUID}
+}
+
+// name is what callers call the repository.
+func (e entry) name() string {
+	if e.Slug == "" && e.Details != nil && e.Details.Slug != "" {
+		return e.Details.Workspace + "/" + e.Details.Slug
+	}
+	return e.repository().String()
+}
+
+func prefix(installation string) string   { return "gitsmith:{" + installation + "}:" }
+func root(installation, id string) string { return prefix(installation) + "batch:" + id }
+func indexKey(installation string) string { return prefix(installation) + "batches" }
+
+const (
+	activeKey = "gitsmith:batches:active"
+	recentKey = "gitsmith:batches:recent"
+)
+
+func member(installation, id string) string { return installation + " " + id }
+
+func unavailable(err error, operation string) error {
+	if err == nil {
+		return nil
+	}
+	return fault.Wrapf(fault.Unavailable, err, "%s: redis cannot be reached now; try again", operation)
+}

@@ -1,0 +1,290 @@
+package batch
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+// Queue takes the jobs of a batch's repositories.
+type Queue interface {
+	// Enqueue queues a job once; created is false where it was there.
+	Enqueue(ctx context.Context, j job.Job) (status job.Status, created bool, err error)
+	// RetryRun runs a job again whose given run ended without success; a Conflict where another run is there already.
+	RetryRun(ctx context.Context, installation, id string, generation int, actor forge.Actor) (job.Status, error)
+	// CancelWaiting ends a job that does not run, and leaves one that does alone.
+	CancelWaiting(ctx context.Context, installation, id string) (job.Status, error)
+}
+
+// Tokens gives the current OAuth token of an actor, an Expired fault where there is none.
+type Tokens interface {
+	Take(ctx context.Context, installation string, actor forge.Actor) (forge.OAuthToken, error)
+}
+
+// DriverConfig is what a [Driver] is made of. Everything is required.
+type DriverConfig struct {
+	Store       *Store
+	Queue       Queue
+	Tokens      Tokens
+	Lister      Lister
+	Workspaces  Workspaces
+	TokenMargin time.Duration // a token with less life left is as good as gone
+	Logger      *slog.Logger
+}
+
+// Driver lets the repositories of batches begin, when it is their turn. Every worker has one; they need not know of each other: what
+// begins is decided in Redis, and what one has begun to queue when it dies another queues.
+type Driver struct {
+	DriverConfig
+
+	mutex  sync.Mutex
+	due    map[string]bool // batches that had a repository end
+	signal chan struct{}
+}
+
+const (
+	tickPause  = 500 * time.Millisecond // between looks at all batches
+	tickLease  = 450 * time.Millisecond // for which one worker has looked after a batch for all
+	emptyGrace = time.Minute            // for a batch that is being written
+	flights    = 8                      // jobs that are queued at the same time
+)
+
+// NewDriver makes a Driver.
+func NewDriver(config DriverConfig) *Driver {
+	return &Driver{DriverConfig: config, due: map[string]bool{}, signal: make(chan struct{}, 1)}
+}
+
+// Nudge says that a repository of the batch has ended, so that another may begin at once. It does not wait.
+func (d *Driver) Nudge(installation, id string) {
+	d.mutex.Lock()
+	d.due[member(installation, id)] = true
+	d.mutex.Unlock()
+	select {
+	case d.signal <- struct{}{}:
+	default:
+	}
+}
+
+func (d *Driver) nudged() []string {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	names := make([]string, 0, len(d.due))
+	for name := range d.due {
+		names = append(names, name)
+	}
+	clear(d.due)
+	return names
+}
+
+// Run looks after batches until ctx ends.
+func (d *Driver) Run(ctx context.Context) error {
+	tick := time.NewTicker(tickPause)
+	defer tick.Stop()
+	resolving, stop := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer stop()
+	group.Go(func() { d.resolveAll(resolving) }) // beside the rest: a slow query holds nobody up
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.signal:
+			for _, name := range d.nudged() {
+				_, advanceErr := d.advance(ctx, name)
+				err = errors.Join(err, advanceErr)
+			}
+		case <-tick.C:
+			err = d.round(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			d.Logger.WarnContext(ctx, "batches could not be looked after; it is tried again", slog.Any("error", err))
+		}
+	}
+}
+
+// round looks after every batch that has not ended.
+func (d *Driver) round(ctx context.Context) error {
+	names, err := d.Store.Redis.ZRangeWithScores(ctx, activeKey, 0, -1).Result()
+	if err != nil {
+		return unavailable(err, "look for batches")
+	}
+	var errs []error
+	for _, each := range names {
+		name := each.Member.(string)
+		installation, id := split(name)
+		mine, err := d.Store.Redis.SetNX(ctx, root(installation, id)+":tick", 1, tickLease).Result()
+		if err != nil {
+			return unavailable(err, "look after a batch")
+		}
+		if !mine {
+			continue
+		}
+		state, err := d.advance(ctx, name)
+		errs = append(errs, err)
+		switch {
+		case err != nil:
+		case state == "none" && d.Store.Now().Sub(time.UnixMilli(int64(each.Score))) < emptyGrace:
+		case state != "going":
+			errs = append(errs, d.forget(ctx, name, each.Score))
+		default:
+			errs = append(errs, d.mend(ctx, installation, id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// forgetScript takes a batch from the active ones unless somebody has put it there again meanwhile.
+//
+// KEYS: active. ARGV: member, its score.
+var forgetScript = redis.NewScript(`
+if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1])) == tonumber(ARGV[2]) then redis.call('ZREM', KEYS[1], ARGV[1]) end
+return 1`)
+
+func (d *Driver) forget(ctx context.Context, name string, score float64) error {
+	err := forgetScript.Run(ctx, d.Store.Redis, []string{activeKey}, name, strconv.FormatFloat(score, 'f', -1, 64)).Err()
+	return unavailable(err, "let go of a batch")
+}
+
+// advance lets begin what may begin.
+func (d *Driver) advance(ctx context.Context, name string) (state string, err error) {
+	installation, id := split(name)
+	fields, err := d.Store.head(ctx, installation, id)
+	if err != nil || len(fields) == 0 {
+		return "none", err
+	}
+	hold, err := d.hold(ctx, installation, actorOf(fields))
+	if err != nil {
+		return "", err
+	}
+	state, numbers, err := d.Store.take(ctx, installation, id, hold)
+	if err != nil || len(numbers) == 0 {
+		return state, err
+	}
+	return state, d.begin(ctx, installation, id, numbers)
+}
+
+// hold is why nothing of the actor can begin now, empty where it can.
+func (d *Driver) hold(ctx context.Context, installation string, actor forge.Actor) (string, error) {
+	token, err := d.Tokens.Take(ctx, installation, actor)
+	if err != nil && fault.KindOf(err) != fault.Expired {
+		return "", err
+	}
+	if err == nil && token.ExpiresAt.Sub(d.Store.Now()) > d.TokenMargin {
+		return "", nil
+	}
+	if actor.Kind == forge.ActorSystem {
+		return "the system token has run out; the next scheduled trigger, or any call that brings " + actor.Header() + ", lets the batch go on", nil
+	}
+	return "the user token has run out; the user's next call from the app's UI lets the batch go on, or another user resumes it as himself", nil
+}
+
+// begin queues repositories that were taken. To begin one twice does no harm.
+func (d *Driver) begin(ctx context.Context, installation, id string, numbers []int) error {
+	fields, err := d.Store.head(ctx, installation, id)
+	if err != nil || len(fields) == 0 {
+		return err
+	}
+	entries, err := d.Store.entries(ctx, installation, id, numbers)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(flights)
+	for i, number := range numbers {
+		group.Go(func() error { return d.beginOne(ctx, jobOf(fields, installation, id, number, entries[i])) })
+	}
+	return group.Wait()
+}
+
+func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
+	status, created, err := d.Queue.Enqueue(ctx, j)
+	if err != nil || created || !status.State.Ended() || status.State == job.Succeeded {
+		return err
+	}
+	// It has failed before and is to be retried, if it is still queued by the ledger now that its end is known: a run that has begun
+	// and failed meanwhile has left that.
+	err = d.Store.Redis.ZScore(ctx, root(j.Installation, j.Batch.ID)+":"+string(Queued), strconv.Itoa(j.Batch.Item)).Err()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return nil
+	case err != nil:
+		return unavailable(err, "retry a repository")
+	}
+	_, err = d.Queue.RetryRun(ctx, j.Installation, j.ID, status.Generation, j.Actor)
+	if err != nil && fault.KindOf(err) == fault.Conflict { // another worker was quicker
+		return nil
+	}
+	return err
+}
+
+// jobOf is the job of one repository: the same whoever makes it.
+func jobOf(fields map[string]string, installation, id string, number int, kept entry) job.Job {
+	created, _ := strconv.ParseInt(fields["created"], 10, 64) // we have written it
+	actor := actorOf(fields)
+	j := job.Job{
+		ID: JobID(id, number), Installation: installation, Actor: actor, Repository: kept.repository(), Class: job.ClassBatch,
+		CreatedAt: time.UnixMilli(created).UTC(), Trace: job.Trace{TraceID: fields["trace"], SpanID: fields["span"]},
+		Digest: JobID(id, number), Batch: job.BatchRef{ID: id, Item: number},
+	}
+	if actor.Kind == forge.ActorSystem {
+		j.OnExpiry = job.OnExpiryWait
+	}
+	return j
+}
+
+// mend queues what somebody has taken and not queued, and ends what waits of a batch that was canceled.
+func (d *Driver) mend(ctx context.Context, installation, id string) error {
+	numbers, err := d.Store.numbers(ctx, installation, id, Queued)
+	if err != nil {
+		return err
+	}
+	statuses, err := d.Store.Jobs.GetAll(ctx, installation, jobIDs(id, numbers))
+	if err != nil {
+		return err
+	}
+	var lost []int
+	for i, status := range statuses {
+		if status.ID == "" || status.State.Ended() {
+			lost = append(lost, numbers[i])
+		}
+	}
+	if len(lost) > 0 {
+		if err := d.begin(ctx, installation, id, lost); err != nil {
+			return err
+		}
+	}
+	fields, err := d.Store.head(ctx, installation, id)
+	if err != nil || State(fields["state"]) != StateCanceled {
+		return err
+	}
+	return d.cancelWaiting(ctx, installation, id)
+}
+
+// cancelWaiting ends the jobs of a canceled batch that do not run.
+func (d *Driver) cancelWaiting(ctx context.Context, installation, id string) error {
+	for _, state := range []ItemState{Queued, Waiting} {
+		numbers, err := d.Store.numbers(ctx, installation, id, state)
+		if err != nil {
+			return err
+		}
+		for _, job := range jobIDs(id, numbers) {
+			_, err := d.Queue.CancelWaiting(ctx, installation, job)
+			if kind := fault.KindOf(err); err != nil && kind != fault.Conflict && kind != fault.NotFound {
+				return err
+			}
+		}
+	}
+	return nil
+}

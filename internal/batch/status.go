@@ -1,0 +1,408 @@
+package batch
+
+import (
+	"context"
+	"maps"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+const (
+	maxGroups   = 20
+	maxExamples = 5
+	maxPage     = 100
+	pageSize    = 50
+)
+
+// ledger is a batch as Redis has it at one instant.
+type ledger struct {
+	fields map[string]string
+	counts map[ItemState]int
+	ends   []string // Unix milliseconds, newest first
+}
+
+// sets are all states that the ledger has a set for.
+func sets() []ItemState { return append(ItemStates(), pending) }
+
+func (s *Store) ledger(ctx context.Context, installation, id string) (ledger, error) {
+	key := root(installation, id)
+	instant := s.Redis.TxPipeline()
+	fields, ends := instant.HGetAll(ctx, key), instant.LRange(ctx, key+":ends", 0, -1)
+	counts := map[ItemState]*redis.IntCmd{}
+	for _, state := range sets() {
+		counts[state] = instant.ZCard(ctx, key+":"+string(state))
+	}
+	if _, err := instant.Exec(ctx); err != nil {
+		return ledger{}, unavailable(err, "look up the batch")
+	}
+	if len(fields.Val()) == 0 {
+		return ledger{}, fault.Newf(fault.NotFound, "there is no batch %.40q, or its time is over", id)
+	}
+	read := ledger{fields: fields.Val(), ends: ends.Val(), counts: map[ItemState]int{}}
+	for state, count := range counts {
+		read.counts[state] = int(count.Val())
+	}
+	return read, nil
+}
+
+func (l ledger) number(field string) int {
+	number, _ := strconv.Atoi(l.fields[field]) // a field that is not there is zero
+	return number
+}
+
+func (l ledger) time(field string) time.Time {
+	milliseconds, err := strconv.ParseInt(l.fields[field], 10, 64)
+	if err != nil || milliseconds == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(milliseconds).UTC()
+}
+
+// Get is a batch of the installation, or a NotFound fault.
+func (s *Store) Get(ctx context.Context, installation, id string) (Status, error) {
+	read, err := s.ledger(ctx, installation, id)
+	if err != nil {
+		return Status{}, err
+	}
+	status := s.statusOf(read, installation, id)
+	failures, skips, err := s.grouped(ctx, read, installation, id)
+	if err != nil {
+		return Status{}, err
+	}
+	status.Failures, status.Skips = failures, skips
+	return status, nil
+}
+
+func (s *Store) statusOf(read ledger, installation, id string) Status {
+	title := "(its title cannot be opened: the sealing key is gone)"
+	if plain, err := s.Keyring.Open([]byte(read.fields["title"]), titleContext(installation, id)...); err == nil {
+		title = string(plain)
+	}
+	status := Status{
+		ID: id, Installation: installation, Title: title, State: State(read.fields["state"]), Reason: read.fields["reason"],
+		DryRun: read.fields["dry"] == "1", From: read.fields["from"], Actor: read.fields["actor"], CreatedAt: read.time("created"), EndedAt: read.time("ended"),
+		Total: read.number("total"), Totals: maps.Clone(read.counts),
+	}
+	status.Totals[Queued] += status.Totals[pending]
+	delete(status.Totals, pending)
+	left := status.Totals[Queued] + status.Totals[Running] + status.Totals[Waiting]
+	going := status.State == StateRunning || status.State == StateResolving
+	switch hold := read.fields["hold"]; {
+	case going && hold != "":
+		status.State, status.Reason, going = StatePaused, hold, false
+	case status.State == StateFinished && left > 0: // somebody retried one of its jobs by itself
+		status.State, status.EndedAt = StateRunning, time.Time{}
+	}
+	status.Stage = stageOf(read)
+	status.PerMinute = perMinute(read.ends, s.Now(), status.EndedAt)
+	if going && left > 0 && status.PerMinute > 0 && status.State == StateRunning {
+		seconds := int(math.Ceil(float64(left) / status.PerMinute * 60))
+		status.SecondsLeft = &seconds
+	}
+	return status
+}
+
+// stageOf is nil for a batch without a roll-out.
+func stageOf(read ledger) *Stage {
+	canary, then := read.fields["canary"], read.fields["then"]
+	if canary == "" && then == "" || read.fields["resolved"] != "1" {
+		return nil
+	}
+	total := read.number("total")
+	stages := []Stage{}
+	for _, each := range []Stage{{"canary", amount(canary, total)}, {"then", amount(then, total)}} {
+		if each.Until > 0 {
+			stages = append(stages, each)
+		}
+	}
+	stages = append(stages, Stage{"rest", total})
+	return &stages[min(read.number("stage"), len(stages)-1)]
+}
+
+// amount is how many of total a share is, rounded up; zero for none.
+func amount(share string, total int) int {
+	parsed, err := parseShare(share)
+	switch {
+	case err != nil:
+		return 0
+	case parsed.Percent > 0:
+		return int(math.Ceil(parsed.Percent * float64(total) / 100))
+	}
+	return min(parsed.Number, total)
+}
+
+// perMinute is how many repositories ended in a minute, over the last hundred: until now while the batch goes on.
+func perMinute(ends []string, now, ended time.Time) float64 {
+	if len(ends) < 2 {
+		return 0
+	}
+	oldest, _ := strconv.ParseInt(ends[len(ends)-1], 10, 64) // our own scripts write them
+	until := now
+	if !ended.IsZero() {
+		until = ended
+	}
+	took := until.Sub(time.UnixMilli(oldest))
+	if took <= 0 {
+		return 0
+	}
+	return math.Round(float64(len(ends))/took.Minutes()*10) / 10
+}
+
+// grouped are a batch's groups at one state of its ledger.
+type grouped struct {
+	changes         string
+	failures, skips []Group
+}
+
+// grouped works out why repositories failed or were skipped, once for every change of the ledger.
+func (s *Store) grouped(ctx context.Context, read ledger, installation, id string) (failures, skips []Group, err error) {
+	key, changes := root(installation, id), read.fields["changes"]
+	s.mutex.Lock()
+	last, found := s.groups[key]
+	s.mutex.Unlock()
+	if found && last.changes == changes {
+		return last.failures, last.skips, nil
+	}
+	if failures, err = s.group(ctx, installation, id, read.counts, Failed); err != nil {
+		return nil, nil, err
+	}
+	if skips, err = s.group(ctx, installation, id, read.counts, Skipped); err != nil {
+		return nil, nil, err
+	}
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if len(s.groups) >= maxKnown {
+		clear(s.groups)
+	}
+	s.groups[key] = grouped{changes, failures, skips}
+	return failures, skips, nil
+}
+
+func (s *Store) group(ctx context.Context, installation, id string, counts map[ItemState]int, state ItemState) ([]Group, error) {
+	groups := []Group{}
+	if counts[state] == 0 {
+		return groups, nil
+	}
+	numbers, err := s.numbers(ctx, installation, id, state)
+	if err != nil {
+		return nil, err
+	}
+	statuses, err := s.Jobs.GetAll(ctx, installation, jobIDs(id, numbers))
+	if err != nil {
+		return nil, err
+	}
+	places := map[string]int{}
+	var examples [][]int
+	for i, status := range statuses {
+		kind, reason := whyOf(status)
+		place, found := places[kind+" "+reason]
+		if !found {
+			place = len(groups)
+			places[kind+" "+reason] = place
+			groups, examples = append(groups, Group{Kind: kind, Reason: reason}), append(examples, nil)
+		}
+		groups[place].Count++
+		if len(examples[place]) < maxExamples {
+			examples[place] = append(examples[place], numbers[i])
+		}
+	}
+	for place := range groups {
+		kept, err := s.entries(ctx, installation, id, examples[place])
+		if err != nil {
+			return nil, err
+		}
+		for _, each := range kept {
+			groups[place].Examples = append(groups[place].Examples, each.name())
+		}
+	}
+	slices.SortStableFunc(groups, func(a, b Group) int { return b.Count - a.Count })
+	return groups[:min(len(groups), maxGroups)], nil
+}
+
+// whyOf is why a job failed or was skipped, with … for what is its own.
+func whyOf(status job.Status) (kind, reason string) {
+	switch {
+	case status.Failure != nil:
+		kind, reason = status.Failure.Kind.String(), status.Failure.Detail
+	case status.Result != nil && status.Result.Push != nil:
+		reason = status.Result.Push.Skipped
+	default:
+		return "", "what became of it is not kept any more"
+	}
+	if status.Repository != "" {
+		reason = strings.ReplaceAll(reason, status.Repository, "…")
+		if _, slug, found := strings.Cut(status.Repository, "/"); found && len(slug) > 2 {
+			reason = wordOf(slug).ReplaceAllString(reason, "$1…$2")
+		}
+	}
+	return kind, ownText.ReplaceAllString(reason, "…")
+}
+
+// ownText is what differs between repositories that fail for the same reason: object hashes and UUIDs.
+var ownText = regexp.MustCompile(`\b[0-9a-f]{40}\b|\{?\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b\}?`)
+
+func wordOf(slug string) *regexp.Regexp {
+	return regexp.MustCompile(`(^|[^\w.-])` + regexp.QuoteMeta(slug) + `($|[^\w-])`)
+}
+
+// Recent are the newest batches of all installations, newest first. It is for operators.
+func (s *Store) Recent(ctx context.Context, limit int) ([]Status, error) {
+	members, err := s.Redis.ZRevRange(ctx, recentKey, 0, int64(limit)-1).Result()
+	if err != nil {
+		return nil, unavailable(err, "list the batches")
+	}
+	var recent []Status
+	for _, name := range members {
+		installation, id := split(name)
+		status, err := s.Get(ctx, installation, id)
+		if err != nil && fault.KindOf(err) == fault.NotFound {
+			s.Redis.ZRem(ctx, recentKey, name) // its time is over; the list is right without it
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		recent = append(recent, status)
+	}
+	return recent, nil
+}
+
+func split(member string) (installation, id string) {
+	at := strings.LastIndexByte(member, ' ')
+	return member[:max(at, 0)], member[at+1:]
+}
+
+// List is a page of an installation's batches, newest first, and the cursor of the next page, empty on the last.
+func (s *Store) List(ctx context.Context, installation string, limit int, cursor string) ([]Status, string, error) {
+	limit, offset, err := pageOf(limit, cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	ids, err := s.Redis.ZRevRange(ctx, indexKey(installation), int64(offset), int64(offset+limit)).Result()
+	if err != nil {
+		return nil, "", unavailable(err, "list the batches")
+	}
+	next := ""
+	if len(ids) > limit {
+		ids, next = ids[:limit], strconv.Itoa(offset+limit)
+	}
+	statuses := []Status{}
+	for _, id := range ids {
+		status, err := s.Get(ctx, installation, id)
+		switch {
+		case err == nil:
+			statuses = append(statuses, status)
+		case fault.KindOf(err) != fault.NotFound:
+			return nil, "", err
+		}
+	}
+	return statuses, next, nil
+}
+
+// pageOf reads a cursor, which is how much was shown.
+func pageOf(limit int, cursor string) (size, offset int, err error) {
+	if limit <= 0 {
+		limit = pageSize
+	}
+	if cursor != "" {
+		offset, err = strconv.Atoi(cursor)
+		if err != nil || offset < 0 || offset > maxRepositories {
+			return 0, 0, fault.Newf(fault.Invalid, "cursor: %.80q is none; take it from the page before, or leave it out", cursor)
+		}
+	}
+	return min(limit, maxPage), offset, nil
+}
+
+// Items is a page of a batch's repositories, in their order, and the cursor of the next page, empty on the last. The cursor is the number
+// of the next repository, so that one which changes its state meanwhile moves no other.
+func (s *Store) Items(ctx context.Context, installation, id string, options ItemOptions) ([]Item, string, error) {
+	limit, from, err := pageOf(options.Limit, options.Cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	if _, err := s.ledger(ctx, installation, id); err != nil { // one that is not there is no empty page
+		return nil, "", err
+	}
+	numbers, states, err := s.places(ctx, installation, id, options.State, from, limit+1)
+	if err != nil {
+		return nil, "", err
+	}
+	next := ""
+	if len(numbers) > limit {
+		next = strconv.Itoa(numbers[limit])
+		numbers = numbers[:limit]
+	}
+	kept, err := s.entries(ctx, installation, id, numbers)
+	if err != nil {
+		return nil, "", err
+	}
+	statuses, err := s.Jobs.GetAll(ctx, installation, jobIDs(id, numbers))
+	if err != nil {
+		return nil, "", err
+	}
+	items := make([]Item, len(numbers))
+	for i := range numbers {
+		items[i] = itemOf(kept[i], states[numbers[i]], statuses[i])
+	}
+	return items, next, nil
+}
+
+// places are the next repositories in a state, or in any, with the state of each.
+func (s *Store) places(ctx context.Context, installation, id string, state ItemState, from, count int) ([]int, map[int]ItemState, error) {
+	wanted := sets()
+	switch state {
+	case "":
+	case Queued:
+		wanted = []ItemState{Queued, pending}
+	default:
+		wanted = []ItemState{state}
+	}
+	instant := s.Redis.TxPipeline()
+	answers := map[ItemState]*redis.StringSliceCmd{}
+	for _, each := range wanted {
+		answers[each] = instant.ZRangeByScore(ctx, root(installation, id)+":"+string(each), &redis.ZRangeBy{
+			Min: strconv.Itoa(from), Max: "+inf", Count: int64(count),
+		})
+	}
+	if _, err := instant.Exec(ctx); err != nil {
+		return nil, nil, unavailable(err, "read the batch")
+	}
+	states := map[int]ItemState{}
+	for each, answer := range answers {
+		for _, number := range numbersOf(answer.Val()) {
+			states[number] = each
+		}
+	}
+	numbers := slices.Sorted(maps.Keys(states))
+	return numbers[:min(len(numbers), count)], states, nil
+}
+
+func itemOf(kept entry, state ItemState, status job.Status) Item {
+	if state == pending {
+		state = Queued
+	}
+	item := Item{Repository: kept.name(), State: state}
+	if status.ID == "" {
+		return item
+	}
+	item.Job, item.Branch, item.Attempts, item.StartedAt, item.EndedAt = status.ID, status.Branch, status.Attempts, status.StartedAt, status.EndedAt
+	if state != Succeeded && state != Unchanged && state != Skipped {
+		item.Failure = status.Failure
+	}
+	if status.Result == nil || status.Result.Push == nil {
+		return item
+	}
+	pushed := status.Result.Push
+	item.Branch, item.Commit, item.PullRequest, item.Skipped = pushed.Branch, pushed.Commit, pushed.PullRequest, pushed.Skipped
+	item.Changed, item.Added, item.Removed, item.Diff = pushed.Changed, pushed.Added, pushed.Removed, pushed.Diff != nil
+	return item
+}
