@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 BIN     := $(CURDIR)/build/bin
 NODE    := $(CURDIR)/build/node
+APP     := deploy/forge/app
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 FUZZTIME ?= 1m
@@ -39,10 +40,16 @@ build: ## api, worker and sandbox as static binaries in build/bin
 	mkdir -p $(BIN)
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/gitsmith/gitsmith/internal/app.Version=$(VERSION)' -o $(BIN)/ ./cmd/...
 
+.PHONY: app
+app: $(APP)/dist/index.html ## the page for Bitbucket, into deploy/forge/app/dist
+
+$(APP)/dist/index.html: $(APP)/package-lock.json $(APP)/build.mjs $(APP)/index.html $(wildcard $(APP)/src/*)
+	.ci/app $(APP)
+
 ##@ Check
 
 .PHONY: ci
-ci: fmt-check vet lint build manifest test ## what a change must pass
+ci: fmt-check vet lint build app manifest test ## what a change must pass
 
 .PHONY: fmt-check
 fmt-check: $(BIN)/gofumpt
@@ -58,7 +65,7 @@ lint: $(BIN)/golangci-lint ## the linters of .golangci.yml
 	$(BIN)/golangci-lint run
 
 .PHONY: test
-test: test-tools $(BIN)/gotestsum ## every test with the race detector, in random order
+test: test-tools app $(BIN)/gotestsum ## every test with the race detector, in random order
 	$(BIN)/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg -- -race -shuffle=on -timeout 20m $(TESTFLAGS)
 
 .PHONY: race
@@ -81,7 +88,7 @@ bench-git: ## git jobs beside the command line and go-git: an hour, and nothing 
 	go test -run '^$$' -timeout 180m -bench Git -benchtime 1x $(BENCHFLAGS) ./internal/bench
 
 .PHONY: manifest
-manifest: test-tools ## the Forge manifest against Atlassian's own validator
+manifest: test-tools app ## the Forge manifest against Atlassian's own validator
 	node deploy/forge/validate.mjs deploy/forge/manifest.yml
 
 .PHONY: soak
@@ -95,8 +102,8 @@ test-tools: ## what the tests need beside Go: found, installed where this may, o
 	@.ci/test-tools $(NODE)
 
 .PHONY: clean
-clean: ## remove build/
-	rm -rf build
+clean: ## remove what was built
+	rm -rf build $(APP)/dist $(APP)/node_modules
 
 # Built once for each state of tools/go.mod.
 $(BIN)/golangci-lint $(BIN)/gotestsum $(BIN)/gofumpt &: tools/go.mod tools/go.sum

@@ -132,7 +132,7 @@ func TestManifest(t *testing.T) {
 		"missing scope":    {"    write:repository:bitbucket:", "    write:repositories:bitbucket:", "write:repository:bitbucket"},
 		"unknown interval": {"interval: hour", "interval: fortnight", "fortnight"},
 		"unknown endpoint": {"endpoint: schedule", "endpoint: elsewhere", "elsewhere"},
-		"no such resource": {"path: src/frontend/index.jsx", "path: src/frontend/none.jsx", "none.jsx"},
+		"no such resource": {"path: app/dist", "path: src/frontend/none.jsx", "none.jsx"},
 		"a user's token where none comes": {
 			"path: /forge/lifecycle\n      auth:\n", "path: /forge/lifecycle\n      auth:\n        appUserToken:\n          enabled: true\n",
 			"only supports appSystemToken",
@@ -251,11 +251,11 @@ func hasVolume(service types.ServiceConfig, source, target string) bool {
 func manifestFolder(t *testing.T, name, manifest string) string {
 	t.Helper()
 	folder := filepath.Join(t.TempDir(), name)
-	page := filepath.Join("src", "frontend", "index.jsx")
-	if err := os.MkdirAll(filepath.Join(folder, filepath.Dir(page)), 0o700); err != nil {
+	page := filepath.Join(folder, "app", "dist")
+	if err := os.MkdirAll(page, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, filepath.Join(folder, page), readFile(t, filepath.Join("forge", page)))
+	writeFile(t, filepath.Join(page, "index.html"), "<!doctype html>")
 	writeFile(t, filepath.Join(folder, "manifest.yml"), manifest)
 	return filepath.Join(folder, "manifest.yml")
 }

@@ -10,9 +10,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/gitsmith/gitsmith/deploy/forge/app/bridge"
 	"github.com/gitsmith/gitsmith/internal/bitbucket/bitbuckettest"
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 )
@@ -66,6 +69,7 @@ type invocation struct {
 type answer struct {
 	Status   int             `json:"status"`
 	Raw      []byte          `json:"-"` // the body as it came
+	Header   http.Header     `json:"-"`
 	Body     json.RawMessage `json:"body"`
 	Attempts int             `json:"attempts"`
 	TraceID  string          `json:"trace_id"`
@@ -85,6 +89,7 @@ func (f *standInForge) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /.well-known/jwks.json", f.issuer.Handler())
 	mux.HandleFunc("POST /graphql", f.exchange)
+	mux.Handle("/app/", http.StripPrefix("/app", bridge.Handler(os.DirFS(builtPage()), f.invokeRemote)))
 	mux.HandleFunc("POST /invoke", func(w http.ResponseWriter, r *http.Request) {
 		var call invocation
 		decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody+1<<20))
@@ -102,6 +107,24 @@ func (f *standInForge) routes() http.Handler {
 		_ = json.NewEncoder(w).Encode(got) // a developer who went away needs no answer
 	})
 	return mux
+}
+
+// invokeRemote sends what the page in a browser asked for, signed with alice in session and with both tokens.
+func (f *standInForge) invokeRemote(ctx context.Context, call bridge.Call) (bridge.Answer, error) {
+	if !strings.HasPrefix(call.Path, "/v1/") {
+		return bridge.Answer{}, errors.New("the page calls paths below /v1 only")
+	}
+	got, err := f.deliver(ctx, invocation{Path: call.Path, Method: call.Method, Headers: call.Headers, Body: call.Body})
+	return bridge.Answer{Status: got.Status, Headers: got.Header, Body: string(got.Raw)}, err
+}
+
+// builtPage is where `make app` puts the page, seen from the repository's root or from here.
+func builtPage() string {
+	page := filepath.Join("deploy", "forge", "app", "dist")
+	if _, err := os.Stat("go.mod"); err != nil {
+		return filepath.Join("..", "..", page)
+	}
+	return page
 }
 
 // deliver sends an invocation. UI calls are sent once; what goes to /forge is sent again, up to four times, while the answer is
@@ -167,7 +190,7 @@ func (f *standInForge) send(ctx context.Context, call invocation, traceID string
 	if !json.Valid(body) {
 		shown = json.RawMessage(fmt.Sprintf(`"%d bytes that are no JSON"`, len(body)))
 	}
-	return answer{Status: response.StatusCode, Raw: body, Body: shown, TraceID: traceID}, nil
+	return answer{Status: response.StatusCode, Raw: body, Header: response.Header, Body: shown, TraceID: traceID}, nil
 }
 
 // sign sets the headers that prove the call and bring the tokens.
@@ -208,7 +231,7 @@ func (f *standInForge) sign(call invocation, header http.Header) error {
 
 // caller fills in who calls, by the path, with the modules that deploy/forge/manifest.yml has.
 func (f *standInForge) caller(call invocation) (principal string, module [2]string) {
-	module = [2]string{"bitbucket:repoMainMenuPage", "gitsmith-page"}
+	module = [2]string{"bitbucket:workspaceGlobalPage", "gitsmith-page"}
 	principal = alice
 	switch {
 	case strings.HasPrefix(call.Path, "/forge/schedule"):

@@ -202,6 +202,8 @@ Receiver    %s
             POST /v1/jobs and the rest; wants a FIT
 Forge       %s
             POST /invoke sends an invocation that you describe
+Page        %s/app/
+            the app in Bitbucket, as alice sees it; built by make app
 Git         %s/acme/web.git
 Rules       %s
             the examples of deploy/rules; what you change is in force two seconds later
@@ -215,7 +217,7 @@ Look:       curl -s %s/invoke -d '{"path":"/v1/jobs"}'
 Clone:      git clone %s
 
 Ctrl-C ends it and leaves nothing behind.
-`, s.addresses["api"], s.addresses["forge"], s.gitURL, filepath.Join(s.folder, "rules.yml"), s.addresses["ops"], dashboardUser, dashboardPassword, s.addresses["ops"],
+`, s.addresses["api"], s.addresses["forge"], s.addresses["forge"], s.gitURL, filepath.Join(s.folder, "rules.yml"), s.addresses["ops"], dashboardUser, dashboardPassword, s.addresses["ops"],
 		s.addresses["forge"], s.addresses["forge"], workspaceID, webUUID, s.addresses["forge"], s.cloneURL())
 }
 

@@ -63,6 +63,32 @@ func TestREADME(t *testing.T) {
 	}
 }
 
+// TestPage: what the page asks for arrives at the receiver, signed, and what is refused comes back as Forge hands it on.
+func TestPage(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	sandbox, err := start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ path, body, want string }{
+		{"/app/bridge", `{"method":"GET","path":"/v1/jobs","headers":{"Accept":"application/json"}}`, `"status":200`},
+		{"/app/bridge", `{"method":"GET","path":"/v1/jobs/none","headers":{"Accept":"application/json"}}`, `"Content-Type":["application/json"]`},
+		{"/app/bridge", `{"method":"POST","path":"/forge/uninstall"}`, "below /v1 only"},
+		{"/app/bridge", `x`, "no JSON"},
+	} {
+		request := httptest.NewRequest(http.MethodPost, tc.path, strings.NewReader(tc.body))
+		request.Header.Set("Content-Type", "application/json")
+		recorder := httptest.NewRecorder()
+		sandbox.forge.routes().ServeHTTP(recorder, request)
+		if !strings.Contains(recorder.Body.String(), tc.want) {
+			t.Errorf("%s: %s", tc.body, recorder.Body)
+		}
+	}
+	if err := sandbox.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWrongArguments(t *testing.T) {
 	t.Parallel()
 	if err := run(t.Context(), []string{"now"}, new(bytes.Buffer)); err == nil || !strings.Contains(err.Error(), `"now"`) {

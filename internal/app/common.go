@@ -111,7 +111,8 @@ func (b *base) close() error {
 func (b *base) opsListener(ctx context.Context, address string, checks map[string]func(context.Context) error, dashboard ops.Dashboard) (*listener, error) {
 	stopping := make(chan struct{})
 	handler, err := ops.New(ops.Config{
-		Checks: checks, Metrics: b.metrics.Handler(), Redis: b.redis, Dashboard: dashboard, Describe: describe, Stopping: stopping, Logger: b.logger,
+		Checks: checks, Metrics: b.metrics.Handler(), Redis: b.redis, Dashboard: dashboard, Describe: describe, Stopping: stopping,
+		Batches: b.batches, Logger: b.logger,
 	})
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -43,7 +44,7 @@ func (r *receiver) answerProblem(err error, c echo.Context) {
 	view := viewOfError(err)
 	view.TraceID, _ = telemetry.TraceOf(c.Request().Context())
 	header := c.Response().Header()
-	header.Set("Content-Type", "application/problem+json")
+	header.Set("Content-Type", problemType(c.Request().Header.Get("Accept")))
 	header.Set("Cache-Control", "no-store")
 	wait := fault.RetryAfter(err)
 	if wait == 0 && view.Status == http.StatusServiceUnavailable {
@@ -59,6 +60,15 @@ func (r *receiver) answerProblem(err error, c echo.Context) {
 	if c.Request().Method != http.MethodHead {
 		_ = json.NewEncoder(c.Response()).Encode(view) // whoever went away needs no answer
 	}
+}
+
+// problemType is application/problem+json, as RFC 9457 has it, but application/json to a caller that asks for that or for anything:
+// invokeRemote rejects a refusal of another type, and its frontend never learns the detail (Forge's documentation of invokeRemote).
+func problemType(accept string) string {
+	if accept == "" || strings.Contains(accept, "application/problem+json") {
+		return "application/problem+json"
+	}
+	return "application/json"
 }
 
 func viewOfError(err error) problemView {
