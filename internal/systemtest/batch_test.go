@@ -214,7 +214,7 @@ func (f *fleet) judge(refused func(i int) bool) (r found) {
 			}
 		}
 		if commits != want || pullRequests != want {
-			f.s.t.Errorf("%s has %d commits and %d pull requests, want %d of each: %+v", f.slugs[i], commits, pullRequests, want, item)
+			f.s.t.Errorf("%s has %d commits and %d pull requests, want %d of each: %+v %+v", f.slugs[i], commits, pullRequests, want, item, item.Failure)
 		}
 		r.commits, r.pullRequests = r.commits+commits, r.pullRequests+pullRequests
 		r.duplicates += max(commits-want, 0) + max(pullRequests-want, 0)

@@ -31,6 +31,7 @@ type outlasted struct {
 	kills         [5]int
 	polls, silent int
 	took          time.Duration
+	groups        []batch.Group // of failures; there is to be none
 }
 
 func (k slaughter) run(t testing.TB) (r outlasted) {
@@ -54,7 +55,8 @@ func (k slaughter) run(t testing.TB) (r outlasted) {
 	r.kills = herd.thin(ended, k)
 	group.Wait()
 	r.took = time.Since(since)
-	r.succeeded = f.await(time.Minute, "it has ended", isFinished).Totals[batch.Succeeded]
+	done := f.await(time.Minute, "it has ended", isFinished)
+	r.succeeded, r.groups = done.Totals[batch.Succeeded], done.Failures
 	r.found = f.judge(func(int) bool { return false })
 	r.polls, r.silent = f.polls, f.silent
 	return r

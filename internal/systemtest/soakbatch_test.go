@@ -76,7 +76,7 @@ func soakBatchKills(b *testing.B) []bench.Table {
 		r := k.run(b)
 		r.check(b, k)
 		table.Rows = append(table.Rows, r.row(fmt.Sprint(run+1), k))
-		fmt.Printf("%q\n", table.Rows[run])
+		fmt.Printf("%q %+v\n", table.Rows[run], r.groups) // a line as soon as it is known, for the ten take a quarter of an hour
 	}
 	return []bench.Table{table}
 }
