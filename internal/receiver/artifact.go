@@ -1,13 +1,17 @@
 package receiver
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
@@ -49,17 +53,18 @@ func (r *receiver) artifact(ctx context.Context, c *call) error {
 	if size != kept.Size {
 		return fault.Newf(fault.Internal, "the archive is not the one that the job wrote; submit the clone again")
 	}
-	header := c.Response().Header()
-	header.Set("Content-Type", mediaType(kept.Format))
-	header.Set("Content-Length", strconv.FormatInt(size, 10))
-	header.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", status.ID+"."+string(kept.Format)))
-	header.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(digest)+":") // RFC 9530
-	header.Set("ETag", `"`+kept.SHA256+`"`)
+	given := representation{content, size, digest, mediaType(kept.Format), status.ID + "." + string(kept.Format)}
+	if kept.Format == job.ArchiveDiff && asksForJSON(c.Request().Header.Get("Accept")) {
+		if given, err = diffInJSON(content, status.ID); err != nil {
+			return unreadable(err)
+		}
+	}
+	given.describe(c.Response().Header())
 	c.Response().WriteHeader(http.StatusOK)
 	if c.Request().Method == http.MethodHead {
 		return nil
 	}
-	switch _, err = io.Copy(newDownload(c.Response()), content); {
+	switch _, err = io.Copy(newDownload(c.Response()), given.content); {
 	case err == nil:
 		return nil
 	case c.Request().Context().Err() != nil:
@@ -68,15 +73,69 @@ func (r *receiver) artifact(ctx context.Context, c *call) error {
 	return unreadable(err)
 }
 
+// representation is an artifact in the form in which it is sent.
+type representation struct {
+	content     io.Reader
+	size        int64
+	digest      []byte
+	media, name string
+}
+
+func (r representation) describe(header http.Header) {
+	header.Set("Content-Type", r.media)
+	header.Set("Content-Length", strconv.FormatInt(r.size, 10))
+	header.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", r.name))
+	header.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(r.digest)+":") // RFC 9530
+	header.Set("ETag", `"`+hex.EncodeToString(r.digest)+`"`)
+}
+
+// shownDiff is how much of a diff goes into JSON, in bytes: Forge bounds answers at 5 MB, and escapes make text longer.
+const shownDiff = 512 << 10
+
+// diffView is a dry run's diff for a frontend.
+type diffView struct {
+	Diff      string `json:"diff"`
+	Truncated bool   `json:"truncated,omitempty"` // this is its beginning
+}
+
+// diffInJSON wraps a diff for those who are handed nothing but JSON. Bytes that are no UTF-8 are replaced: it is to be looked at.
+func diffInJSON(content io.Reader, id string) (representation, error) {
+	text, err := io.ReadAll(io.LimitReader(content, shownDiff+1))
+	if err != nil {
+		return representation{}, err
+	}
+	view := diffView{Truncated: len(text) > shownDiff}
+	if view.Truncated {
+		text = text[:shownDiff]
+	}
+	view.Diff = strings.ToValidUTF8(string(text), "\ufffd")
+	body, err := json.Marshal(view)
+	digest := sha256.Sum256(body)
+	return representation{bytes.NewReader(body), int64(len(body)), digest[:], "application/json", id + ".json"}, err
+}
+
+// artifactOf is what a job keeps: a clone its archive, a dry run its diff.
+func artifactOf(result *job.Result) *job.Artifact {
+	switch {
+	case result == nil:
+		return nil
+	case result.Clone != nil:
+		return result.Clone.Artifact
+	case result.Push != nil:
+		return result.Push.Diff
+	}
+	return nil
+}
+
 // keptBy is the archive of a job, or a fault that says why there is none.
 func keptBy(status job.Status, now time.Time) (*job.Artifact, error) {
 	switch {
 	case !status.State.Ended():
 		return nil, fault.Newf(fault.Conflict, "the job is %s; ask again when it has succeeded", status.State)
-	case status.Result == nil || status.Result.Clone == nil || status.Result.Clone.Artifact == nil:
-		return nil, fault.Newf(fault.NotFound, "the job has no archive: only a clone that succeeded, with an archive other than none, has one")
+	case artifactOf(status.Result) == nil:
+		return nil, fault.Newf(fault.NotFound, "the job has no archive: only a clone that succeeded, with an archive other than none, has one, and a dry run its diff")
 	}
-	kept := status.Result.Clone.Artifact
+	kept := artifactOf(status.Result)
 	if !now.Before(kept.ExpiresAt) {
 		return nil, fault.Newf(fault.NotFound, "the archive was kept until %s (GITSMITH_ARTIFACT_TTL); submit the clone again", kept.ExpiresAt.UTC().Format(time.RFC3339))
 	}
@@ -126,6 +185,8 @@ func mediaType(format job.Archive) string {
 		return "application/gzip"
 	case job.ArchiveZip:
 		return "application/zip"
+	case job.ArchiveDiff:
+		return "text/x-diff"
 	}
 	return "application/octet-stream"
 }

@@ -107,7 +107,7 @@ function Diff({ path, name }) {
   useEffect(() => {
     let wanted = true;
     get(path).then(
-      (answer) => wanted && setText(typeof answer === "string" ? answer : (answer.diff ?? "")),
+      (answer) => wanted && setText(`${answer.diff ?? ""}${answer.truncated ? "\n… the diff goes on; this is its beginning" : ""}`),
       (cause) => wanted && setProblem(cause.message),
     );
     return () => {
