@@ -95,7 +95,7 @@ func (b *base) publicListener(
 		return receiver.Callers{Modules: modules, Users: slices.Contains(settings.AllowPrincipal, route)}
 	}
 	handler, err := receiver.New(receiver.Config{
-		Verifier: verifier, Intake: inlet, Tokens: b.vault, Installations: b.installations, Jobs: jobs, Artifacts: b.artifacts,
+		Verifier: verifier, Intake: inlet, Tokens: b.vault, Installations: b.installations, Jobs: jobs, Batches: b.batches, Artifacts: b.artifacts,
 		Metrics: b.metrics, Logger: b.logger, Limits: jobLimits(settings.Common), MaxBody: settings.MaxBody,
 		Rules: rules.current.Load, EventAge: settings.EventAge,
 		Events: callers("events", settings.EventModules), Schedule: callers("schedule", settings.ScheduleModules),

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -108,13 +109,17 @@ func (b *base) close() error {
 
 // opsListener binds the private listener.
 func (b *base) opsListener(ctx context.Context, address string, checks map[string]func(context.Context) error, dashboard ops.Dashboard) (*listener, error) {
+	stopping := make(chan struct{})
 	handler, err := ops.New(ops.Config{
-		Checks: checks, Metrics: b.metrics.Handler(), Redis: b.redis, Dashboard: dashboard, Describe: describe, Logger: b.logger,
+		Checks: checks, Metrics: b.metrics.Handler(), Redis: b.redis, Dashboard: dashboard, Describe: describe, Stopping: stopping,
+		Batches: b.batches, Logger: b.logger,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return bind(ctx, address, &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute})
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	server.RegisterOnShutdown(sync.OnceFunc(func() { close(stopping) }))
+	return bind(ctx, address, server)
 }
 
 // describe is what the dashboard shows of a task: its readable meta.

@@ -7,7 +7,6 @@ import (
 	"github.com/gitsmith/gitsmith/internal/artifact"
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/edit"
-	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/gitrepo"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/repolock"
@@ -63,16 +62,6 @@ func (s snapshotAdapter) Build(ctx context.Context, changes []edit.FileChange, s
 func (s snapshotAdapter) Diff(ctx context.Context, w io.Writer, changes []edit.FileChange, limit int) (worker.DiffStat, error) {
 	stat, err := s.Snapshot.Diff(ctx, w, changes, limit)
 	return worker.DiffStat(stat), err
-}
-
-// Checkout and Changes are still to come, and with them recipes.
-func (s snapshotAdapter) Checkout(context.Context, string) error {
-	return fault.Newf(fault.Internal, "recipe: there is no checkout yet")
-}
-
-// Changes is still to come.
-func (s snapshotAdapter) Changes(context.Context, string, edit.Limits) ([]edit.FileChange, error) {
-	return nil, fault.Newf(fault.Internal, "recipe: there is no checkout yet")
 }
 
 func (s snapshotAdapter) Read() job.Read { return job.Read(s.Way()) }

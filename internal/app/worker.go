@@ -97,7 +97,8 @@ func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbuck
 		Locker:       lockerAdapter{b.locker(settings.Retention)}, Git: gitAdapter{git},
 		Artifacts: artifactAdapter{b.artifacts}, REST: rest, Recorder: recorder{b.metrics}, Logger: b.logger,
 		Limits: editLimits(settings.Common), TokenMargin: settings.TokenMargin, ArtifactTTL: settings.ArtifactTTL, MaxRepository: settings.MaxRepository,
-		Author: job.Author{Name: settings.AuthorName, Email: settings.AuthorEmail},
+		TempDir: git.TempFolder(),
+		Author:  job.Author{Name: settings.AuthorName, Email: settings.AuthorEmail},
 	})
 }
 

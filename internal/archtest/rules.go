@@ -35,7 +35,9 @@ var layers = [][]string{
 
 // kits are for tests. Of the programs only the sandbox may use them, and benchmarks.
 var (
-	kits     = []string{"internal/forge/forgetest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest"}
+	kits = []string{
+		"internal/forge/forgetest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest", "internal/ops/browsertest",
+	}
 	kitUsers = []string{"cmd/sandbox", "internal/bench", "internal/systemtest"}
 )
 
@@ -50,6 +52,7 @@ var libraries = map[string][]string{
 	"github.com/bluekeyes/go-gitdiff": {"internal/edit"},
 	"github.com/bmatcuk/doublestar":   {"internal/edit", "internal/gitrepo", "internal/job"},
 	"github.com/cenkalti/backoff":     {"internal/bitbucket"},
+	"github.com/chromedp/":            {"internal/ops/browsertest"},
 	"github.com/expr-lang/expr":       {"internal/expression"},
 	"github.com/go-git/":              {"internal/gitrepo"},
 	"github.com/go-redis/redis_rate":  {"internal/budget"},
@@ -76,11 +79,16 @@ var standard = map[string][]string{
 	"log":    nil, // log/slog
 	"unsafe": nil,
 	// Git is spoken, not called.
-	"os/exec": {"cmd/sandbox", "internal/bench", "internal/systemtest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest"},
+	"os/exec": {
+		"cmd/sandbox", "internal/bench", "internal/systemtest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest",
+		"internal/ops/browsertest",
+	},
 	// Where nothing secret is made.
 	"math/rand":    nil,
 	"math/rand/v2": {"internal/repolock", "internal/queue", "internal/gitrepo", "internal/bitbucket", "internal/app", "internal/bench", "internal/queue/queuetest"},
-	"testing":      {"internal/forge/forgetest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest", "internal/bench"},
+	"testing": {
+		"internal/forge/forgetest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest", "internal/ops/browsertest", "internal/bench",
+	},
 }
 
 // pure rooms touch nothing outside the process.

@@ -103,6 +103,7 @@ type Item struct {
 	StartedAt   time.Time              `json:"started_at,omitzero"`
 	EndedAt     time.Time              `json:"ended_at,omitzero"`
 	Diff        bool                   `json:"-"` // the job's artifact is a diff
+	Task        string                 `json:"-"` // what the queue calls the job's newest run
 }
 
 // ItemOptions choose a page of a batch's repositories, in the order in which they were given.

@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"path"
 	"strconv"
 	"strings"
@@ -216,7 +215,7 @@ func (r *Request) validateTargets() error {
 	seen := make(map[bitbucket.Repository]int, len(r.Repositories))
 	for i, target := range r.Repositories {
 		if err := target.Validate(); err != nil {
-			return fmt.Errorf("repositories[%d]: %w", i, err)
+			return fault.Newf(fault.Invalid, "repositories[%d]: %s", i, fault.Public(err))
 		}
 		if first, found := seen[target.Repository]; found {
 			return fault.Newf(fault.Invalid, "repositories[%d]: %s stands at %d already; name each once", i, target.Repository, first)

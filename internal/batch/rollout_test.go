@@ -68,11 +68,13 @@ func TestStopAtFailures(t *testing.T) {
 		reason  string
 	}{
 		"of the canaries": {
-			map[string]any{"canary": 5, "stop_at_failures": "20%"}, 5,
+			map[string]any{"canary": 5, "stop_at_failures": "20%"},
+			5,
 			"stopped by itself: 1 of the 5 repositories of this stage failed, and stop_at_failures is 20%; look at the failures, then resume or cancel",
 		},
 		"a number": {
-			map[string]any{"stop_at_failures": 3}, 4,
+			map[string]any{"stop_at_failures": 3},
+			4,
 			"stopped by itself: 3 of the 40 repositories of this stage failed, and stop_at_failures is 3; look at the failures, then resume or cancel",
 		},
 	} {

@@ -74,6 +74,14 @@ func componentProblem(component string) string {
 	return ""
 }
 
+// CheckSymlink accepts the paths at which a symbolic link may be: those of [CheckPath] but what git reads by itself.
+func CheckSymlink(path string) error {
+	if problem := symlinkProblem(path); problem != "" {
+		return fault.Newf(fault.Invalid, "path %s: %s", quote(path), problem)
+	}
+	return CheckPath(path)
+}
+
 // symlinkProblem says what is wrong with a symbolic link at path beside the path itself: git reads .gitmodules, which must
 // therefore be a file.
 func symlinkProblem(path string) string {

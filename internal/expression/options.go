@@ -17,7 +17,7 @@ import (
 // expr-lang counts what goes into lists, at most a million entries in a run, but of texts only those of repeat, and these once they
 // are made. So whatever makes texts is replaced by what looks at its parameters first. Its last parameter, which [patch] gives it, is
 // the meter of the whole rendering.
-const maxWork = 64 << 20 // bytes of text that are read or made
+const maxWork = 32 << 20 // bytes of text that are read or made
 
 var errWork = fmt.Errorf("it makes more than %d MiB of text", maxWork>>20)
 
@@ -44,8 +44,10 @@ func (l Language) options() []expr.Option {
 		measured(&builtin.Function{Name: addText, Func: add, Types: []reflect.Type{reflect.TypeFor[func(string, string) string]()}}, nil),
 		measured(&builtin.Function{Name: addAny, Func: add, Types: []reflect.Type{reflect.TypeFor[func(any, any) any]()}}, nil),
 	}
-	for name, growth := range growths {
-		options = append(options, measured(builtin.Builtins[builtin.Index[name]], growth))
+	for _, each := range builtin.Builtins {
+		if isMeasured(each.Name) {
+			options = append(options, measured(each, growths[each.Name]))
+		}
 	}
 	return options
 }
@@ -141,23 +143,52 @@ func measured(base *builtin.Function, growth func([]any) float64) expr.Option {
 		}
 		return call(parameters)
 	}
-	types := slices.Clone(base.Types)
-	for _, each := range base.Types { // with the meter
-		in := []reflect.Type{}
-		for i := range each.NumIn() {
-			in = append(in, each.In(i))
-		}
-		types = append(types, reflect.FuncOf(append(in, reflect.TypeFor[*meter]()), []reflect.Type{each.Out(0)}, false))
-	}
 	return func(c *conf.Config) {
-		c.Functions[base.Name] = &builtin.Function{Name: base.Name, Func: within, Types: types}
+		c.Functions[base.Name] = &builtin.Function{Name: base.Name, Func: within, Validate: validation(base)}
 	}
 }
 
-// weight is about how many bytes a value has as text. It stops counting above the limit: lists that hold each other stand for more
+// validation takes a function's parameters, with the meter or before it is there. expr-lang's own looks at parameters anew for each
+// of the function's types, and at those within them for each of theirs, which a few calls in one another make for ever.
+func validation(base *builtin.Function) func([]reflect.Type) (reflect.Type, error) {
+	return func(given []reflect.Type) (kind reflect.Type, err error) {
+		if last := len(given) - 1; last >= 0 && given[last] == reflect.TypeFor[*meter]() {
+			given = given[:last]
+		}
+		for _, kind = range base.Types {
+			if err = accepts(base.Name, kind, given); err == nil {
+				return kind.Out(0), nil
+			}
+		}
+		return kind.Out(0), err
+	}
+}
+
+func accepts(name string, function reflect.Type, given []reflect.Type) error {
+	switch wanted := function.NumIn(); {
+	case len(given) < wanted:
+		return fmt.Errorf("not enough arguments to call %s", name)
+	case len(given) > wanted:
+		return fmt.Errorf("too many arguments to call %s", name)
+	}
+	for i, each := range given {
+		wanted := function.In(i)
+		switch {
+		case wanted.Kind() == reflect.Interface:
+		case each == nil:
+			return fmt.Errorf("cannot use nil as argument (type %s) to call %s", wanted, name)
+		case each.Kind() == reflect.Interface || each.AssignableTo(wanted) || wanted.Kind() == reflect.Int && each.ConvertibleTo(wanted) && each.Kind() != reflect.String:
+		default:
+			return fmt.Errorf("cannot use %s as argument (type %s) to call %s", each, wanted, name)
+		}
+	}
+	return nil
+}
+
+// weight is about how many bytes a value takes. It stops counting above the limit: lists that hold each other stand for more
 // than there is memory.
 func weight(value reflect.Value, limit int) int {
-	total := 1
+	total := 8
 	add := func(inner reflect.Value) bool {
 		total += weight(inner, limit-total)
 		return total <= limit
@@ -194,6 +225,12 @@ func add(p ...any) (any, error) { return runtime.Add(p[0], p[1]), nil }
 // patch replaces the + of what is text or may be, and hands the meter to the functions that want it. It knows the types of the calls
 // that it has met: they are taken from the calls themselves, or the checker, which comes once more, would not look into them.
 type patch map[ast.Node]reflect.Type
+
+// Reset and ShouldRepeat make the walk the last but the checker's, which has looked at nothing of it then.
+func (p patch) Reset() {}
+
+// ShouldRepeat is false: one walk does it.
+func (p patch) ShouldRepeat() bool { return false }
 
 // Visit is called for each node once, from the leaves up.
 func (p patch) Visit(node *ast.Node) {
@@ -233,10 +270,13 @@ func (p patch) sum(node *ast.Node, sum *ast.BinaryNode) {
 	p[call] = kind
 }
 
-// isMeasured is asked for the names of functions.
+// isMeasured is asked for the names of functions. Those of several types are among them for [validation]'s sake.
 func isMeasured(name string) bool {
-	_, theirs := growths[name]
-	return theirs || slices.Contains([]string{"branch", "tag", "kebab", "quoteRegexp", "quoteWith"}, name)
+	if at, theirs := builtin.Index[name]; theirs && len(builtin.Builtins[at].Types) > 1 && name != "now" {
+		return true
+	}
+	_, grows := growths[name]
+	return grows || slices.Contains([]string{"branch", "tag", "kebab", "quoteRegexp", "quoteWith"}, name)
 }
 
 // simple refuses what can do one thing many times, or make much of little: then each part of an expression is worked out once, over

@@ -102,6 +102,10 @@ func New(config Config) (*Client, error) {
 	}, nil
 }
 
+// TempFolder is the client's part of TempDir. What others put there is removed with it: by Close or, where the process is killed, by
+// the next client to start.
+func (c *Client) TempFolder() string { return c.scratch.folder }
+
 // Close ends what still arrives for the tip cache, and gives back connections and the client's part of TempDir. Snapshots must be closed before.
 func (c *Client) Close() error {
 	c.fills.end()

@@ -23,7 +23,7 @@ import (
 
 const dashboardRoot = "/dashboard"
 
-// newDashboard is asynqmon behind a login. It has neither a login nor a protection against other sites' requests itself
+// newDashboard is asynqmon and the page of batches behind a login. asynqmon has neither a login nor a protection against other sites' requests itself
 // (facts: asynqmon), and would show payloads and Redis' own figures.
 func newDashboard(config Config) (http.Handler, error) {
 	if config.Dashboard.Password.IsZero() {
@@ -51,11 +51,18 @@ func newDashboard(config Config) (http.Handler, error) {
 		return nil, err
 	}
 	shown := withoutRedisInfo(pages)
-	guarded := http.NewCrossOriginProtection().Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	batches, err := newBatches(config)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle(batchesRoot, batches)
+	mux.Handle(batchesRoot+"/", batches)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Security-Policy", policy)
 		shown.ServeHTTP(w, r)
-	}))
-	return login(config.Dashboard, config.Logger, guarded), nil
+	})
+	return login(config.Dashboard, config.Logger, http.NewCrossOriginProtection().Handler(mux)), nil
 }
 
 // connection hands the client that is there to asynqmon, which asks for the means to make one.

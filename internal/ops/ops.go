@@ -1,5 +1,5 @@
-// Package ops is the private listener: whether the process lives and is ready, its metrics, and the queues' dashboard behind a
-// login. Nothing here is for the network that Forge comes from.
+// Package ops is the private listener: whether the process lives and is ready, its metrics, and the dashboards of queues
+// and batches behind a login. Nothing here is for the network that Forge comes from.
 package ops
 
 import (
@@ -34,6 +34,11 @@ type Config struct {
 	Dashboard Dashboard
 	// Describe is what the dashboard shows of a task's payload: never its content. Without it, its size.
 	Describe func(payload []byte) string
+	// Batches are shown below /dashboard/batches; without them, that page says that this process has none.
+	Batches Batches
+	// Stopping ends the live pages when it is closed. They would hold up a listener that lets its answers finish. Nil: only their
+	// viewers end them.
+	Stopping <-chan struct{}
 	// Logger hears of failed checks and refused logins; none by default.
 	Logger *slog.Logger
 }
@@ -47,7 +52,7 @@ type Dashboard struct {
 }
 
 // New makes the handler of /livez, /readyz, /metrics and /dashboard. It starts nothing and holds nothing that would have to be
-// closed.
+// closed; while somebody looks at a live page, what that page shows is looked at once a second.
 func New(config Config) (http.Handler, error) {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)

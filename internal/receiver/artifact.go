@@ -41,22 +41,22 @@ func (r *receiver) artifact(ctx context.Context, c *call) error {
 	}
 	digest, err := hex.DecodeString(kept.SHA256)
 	if err != nil {
-		return fault.Wrapf(fault.Internal, err, "the archive's digest is damaged; submit the clone again")
+		return fault.Wrapf(fault.Internal, err, "the %s's digest is damaged; submit the job again", noun(kept))
 	}
 	ctx, cancel := context.WithTimeout(ctx, downloadTime)
 	defer cancel()
 	content, size, err := r.Artifacts.Get(ctx, kept.Key)
 	if err != nil {
-		return unreadable(err)
+		return unreadable(kept, err)
 	}
 	defer func() { _ = content.Close() }() // it was read; nothing is lost
 	if size != kept.Size {
-		return fault.Newf(fault.Internal, "the archive is not the one that the job wrote; submit the clone again")
+		return fault.Newf(fault.Internal, "the %s is not the one that the job wrote; submit the job again", noun(kept))
 	}
 	given := representation{content, size, digest, mediaType(kept.Format), status.ID + "." + string(kept.Format)}
 	if kept.Format == job.ArchiveDiff && asksForJSON(c.Request().Header.Get("Accept")) {
 		if given, err = diffInJSON(content, status.ID); err != nil {
-			return unreadable(err)
+			return unreadable(kept, err)
 		}
 	}
 	given.describe(c.Response().Header())
@@ -68,9 +68,9 @@ func (r *receiver) artifact(ctx context.Context, c *call) error {
 	case err == nil:
 		return nil
 	case c.Request().Context().Err() != nil:
-		return fault.Wrapf(fault.Canceled, err, "the caller did not take the archive to its end")
+		return fault.Wrapf(fault.Canceled, err, "the caller did not take the %s to its end", noun(kept))
 	}
-	return unreadable(err)
+	return unreadable(kept, err)
 }
 
 // representation is an artifact in the form in which it is sent.
@@ -114,44 +114,38 @@ func diffInJSON(content io.Reader, id string) (representation, error) {
 	return representation{bytes.NewReader(body), int64(len(body)), digest[:], "application/json", id + ".json"}, err
 }
 
-// artifactOf is what a job keeps: a clone its archive, a dry run its diff.
-func artifactOf(result *job.Result) *job.Artifact {
-	switch {
-	case result == nil:
-		return nil
-	case result.Clone != nil:
-		return result.Clone.Artifact
-	case result.Push != nil:
-		return result.Push.Diff
-	}
-	return nil
-}
-
-// keptBy is the archive of a job, or a fault that says why there is none.
+// keptBy is the archive or the diff of a job, or a fault that says why there is none.
 func keptBy(status job.Status, now time.Time) (*job.Artifact, error) {
 	switch {
 	case !status.State.Ended():
 		return nil, fault.Newf(fault.Conflict, "the job is %s; ask again when it has succeeded", status.State)
-	case artifactOf(status.Result) == nil:
-		return nil, fault.Newf(fault.NotFound, "the job has no archive: only a clone that succeeded, with an archive other than none, has one, and a dry run its diff")
+	case artifactOf(status) == nil:
+		return nil, fault.Newf(fault.NotFound, "the job has no archive: only a clone that succeeded, with an archive other than none, has one, and the dry run of a push that would change something has a diff")
 	}
-	kept := artifactOf(status.Result)
+	kept := artifactOf(status)
 	if !now.Before(kept.ExpiresAt) {
-		return nil, fault.Newf(fault.NotFound, "the archive was kept until %s (GITSMITH_ARTIFACT_TTL); submit the clone again", kept.ExpiresAt.UTC().Format(time.RFC3339))
+		return nil, fault.Newf(fault.NotFound, "the %s was kept until %s (GITSMITH_ARTIFACT_TTL); submit the job again", noun(kept), kept.ExpiresAt.UTC().Format(time.RFC3339))
 	}
 	return kept, nil
 }
 
 // unreadable hides the artifact's key, which the store's text may name.
-func unreadable(err error) error {
+func unreadable(kept *job.Artifact, err error) error {
 	kind := fault.KindOf(err)
 	if kind == fault.NotFound {
-		return fault.Wrapf(kind, err, "the archive is gone from the store before its time; submit the clone again")
+		return fault.Wrapf(kind, err, "the %s is gone from the store before its time; submit the job again", noun(kept))
 	}
-	return fault.Wrapf(kind, err, "the archive cannot be read now; try again")
+	return fault.Wrapf(kind, err, "the %s cannot be read now; try again", noun(kept))
 }
 
-// download writes an archive to a caller. The server's times are meant for small answers: it moves the deadline with each
+func noun(kept *job.Artifact) string {
+	if kept.Format == job.ArchiveDiff {
+		return "diff"
+	}
+	return "archive"
+}
+
+// download writes an artifact to a caller. The server's times are meant for small answers: it moves the deadline with each
 // write, so that only a caller that stands still, or takes for ever, is cut off.
 type download struct {
 	http.ResponseWriter
@@ -186,7 +180,7 @@ func mediaType(format job.Archive) string {
 	case job.ArchiveZip:
 		return "application/zip"
 	case job.ArchiveDiff:
-		return "text/x-diff"
+		return "text/x-diff; charset=utf-8"
 	}
 	return "application/octet-stream"
 }

@@ -71,6 +71,53 @@ func TestArtifact(t *testing.T) {
 	}
 }
 
+// dried is a status of a dry run that kept a diff.
+func dried(status job.Status, h *house, diff string) job.Status {
+	kept := cloned(status, h, diff).Result.Clone.Artifact
+	kept.Format = job.ArchiveDiff
+	status.State, status.EndedAt = job.Succeeded, time.Now()
+	status.Result = &job.Result{Push: &job.PushResult{
+		Branch: "chore/license", Parent: strings.Repeat("a", 40), Tree: strings.Repeat("b", 40), Changed: 1, Added: 1, DryRun: true, Diff: kept,
+	}}
+	return status
+}
+
+// TestDiff: what a dry run found is read where a clone's archive is, by those who may read that.
+func TestDiff(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	const diff = "diff --git a/a b/a\n--- a/a\n+++ b/a\n@@ -0,0 +1 @@\n+ü\n"
+	id := h.submit(t, h.user(), pushBody).ID
+	h.jobs.set(id, func(status *job.Status) { *status = dried(*status, h, diff) })
+	seen := h.do(t, http.MethodGet, "/v1/jobs/"+id, h.user(), "")
+	shown := decode[jobView](t, seen)
+	if shown.Links.Artifact != "/v1/jobs/"+id+"/artifact" || shown.Result.Push.Diff.URL != shown.Links.Artifact || strings.Contains(string(seen.Body), artifactKey) {
+		t.Errorf("shown: %s", seen.Body)
+	}
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		answer := h.do(t, method, shown.Links.Artifact, h.user(), "")
+		if answer.Status != http.StatusOK || method == http.MethodGet && string(answer.Body) != diff {
+			t.Errorf("%s: status %d, %q", method, answer.Status, answer.Body)
+		}
+		for name, want := range map[string]string{
+			"Content-Type": "text/x-diff; charset=utf-8", "Content-Length": strconv.Itoa(len(diff)), "Cache-Control": "no-store",
+			"Content-Disposition": `attachment; filename="` + id + `.diff"`, "X-Content-Type-Options": "nosniff",
+		} {
+			if got := answer.Header.Get(name); got != want {
+				t.Errorf("%s: %s is %q, not %q", method, name, got, want)
+			}
+		}
+	}
+	refused(t, h.do(t, http.MethodGet, shown.Links.Artifact, h.foreign(), ""), http.StatusNotFound, fault.NotFound)
+	refused(t, h.do(t, http.MethodGet, shown.Links.Artifact, http.Header{}, ""), http.StatusUnauthorized, fault.Unauthenticated)
+	h.jobs.set(id, func(status *job.Status) {
+		status.Result.Push.Diff.ExpiresAt = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	})
+	refused(t, h.do(t, http.MethodGet, shown.Links.Artifact, h.user(), ""), http.StatusNotFound, fault.NotFound, "the diff was kept until", "submit the job again")
+	h.jobs.set(id, func(status *job.Status) { status.Result.Push.Diff = nil })
+	refused(t, h.do(t, http.MethodGet, shown.Links.Artifact, h.user(), ""), http.StatusNotFound, fault.NotFound, "the dry run of a push")
+}
+
 func TestNoArtifact(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
@@ -101,7 +148,7 @@ func TestNoArtifact(t *testing.T) {
 		},
 		"gone from the store": {
 			func(s *job.Status) { *s = cloned(*s, h, "x"); s.Result.Clone.Artifact.Key = artifactKey + "-2" },
-			nil, http.StatusNotFound, fault.NotFound, "submit the clone again",
+			nil, http.StatusNotFound, fault.NotFound, "submit the job again",
 		},
 		"another one in the store": {
 			func(s *job.Status) { *s = cloned(*s, h, "x"); s.Result.Clone.Artifact.Size = 2 },

@@ -5,7 +5,6 @@ import (
 	"mime"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 	"unicode/utf8"
 
@@ -137,13 +136,11 @@ func (r *receiver) list(ctx context.Context, c *call) error {
 	if options.State != "" && !slices.Contains(job.States(), options.State) {
 		return fault.Newf(fault.Invalid, "state: %.40q is none of %v", options.State, job.States())
 	}
-	if text := c.QueryParam("limit"); text != "" {
-		limit, err := strconv.Atoi(text)
-		if err != nil || limit < 1 || limit > maxPage {
-			return fault.Newf(fault.Invalid, "limit: %.40q is no number from 1 to %d", text, maxPage)
-		}
-		options.Limit = limit
+	limit, err := c.limit()
+	if err != nil {
+		return err
 	}
+	options.Limit = limit
 	page, err := r.Jobs.List(ctx, c.Installation(), options)
 	if err != nil {
 		return err

@@ -246,7 +246,7 @@ func TestJobView(t *testing.T) {
 			},
 			func(v *jobView) {
 				v.State, v.EndedAt, v.Links.Cancel = job.Succeeded, now, ""
-				v.Result = &resultView{Push: &job.PushResult{
+				v.Result = &resultView{Push: &pushView{
 					Branch: "main", Commit: commit, Parent: commit, Changed: 3, Created: true, Restarts: 1,
 					PullRequest: &job.PullRequestResult{ID: 7, URL: "https://bitbucket.org/acme/web/pull-requests/7"},
 				}}
@@ -258,7 +258,33 @@ func TestJobView(t *testing.T) {
 			},
 			func(v *jobView) {
 				v.State, v.Links.Cancel = job.Succeeded, ""
-				v.Result = &resultView{Push: &job.PushResult{Branch: "main", Commit: commit, Unchanged: true}}
+				v.Result = &resultView{Push: &pushView{Branch: "main", Commit: commit, Unchanged: true}}
+			},
+		},
+		"a dry run": {
+			func(s *job.Status) {
+				s.State, s.Result = job.Succeeded, &job.Result{Push: &job.PushResult{
+					Branch: "main", Parent: commit, Tree: commit, Changed: 2, Added: 3, Removed: 4, DryRun: true, Created: true,
+					Diff: &job.Artifact{Key: "canary", Format: job.ArchiveDiff, Size: 5, SHA256: strings.Repeat("d", 64), Files: 2, ExpiresAt: now, Truncated: true},
+				}}
+			},
+			func(v *jobView) {
+				v.State, v.Links.Cancel, v.Links.Artifact = job.Succeeded, "", v.Links.Self+"/artifact"
+				v.Result = &resultView{Push: &pushView{
+					Branch: "main", Parent: commit, Tree: commit, Changed: 2, Added: 3, Removed: 4, DryRun: true, Created: true,
+					Diff: &artifactView{
+						Format: job.ArchiveDiff, Size: 5, SHA256: strings.Repeat("d", 64), Files: 2, ExpiresAt: now, Truncated: true, URL: v.Links.Artifact,
+					},
+				}}
+			},
+		},
+		"skipped": {
+			func(s *job.Status) {
+				s.State, s.Result = job.Succeeded, &job.Result{Push: &job.PushResult{Branch: "main", Skipped: "there is no go.mod"}}
+			},
+			func(v *jobView) {
+				v.State, v.Links.Cancel = job.Succeeded, ""
+				v.Result = &resultView{Push: &pushView{Branch: "main", Skipped: "there is no go.mod"}}
 			},
 		},
 		"read without an archive": {
@@ -337,4 +363,23 @@ func TestBroughtToken(t *testing.T) {
 	if answer := h.to(t, handler, http.MethodPost, "/v1/jobs", h.user(), pushBody); answer.Status != http.StatusAccepted {
 		t.Errorf("status %d: %s", answer.Status, answer.Body)
 	}
+}
+
+// TestSubmitWithOptions: what says how a push is made is documented as it is taken.
+func TestSubmitWithOptions(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	const start = `{"repository":{"workspace":"acme","slug":"web"},"push":{"branch":"b","message":"m","create":true,`
+	for name, rest := range map[string]string{
+		"every option": `"changes":[],"dry_run":true,"has_file":"go.mod","on_conflict":"skip","recipe":{"name":"bump","parameters":{"to":"2"}},
+			"pull_request":{"title":"t","reviewers":["712020:ada","{5f1c9a00-0000-0000-0000-000000000000}"]}}}`,
+		"a recipe alone": `"recipe":{"name":"bump"}}}`,
+		"the default":    `"on_conflict":"update","changes":[{"delete":{"path":"a"}}]}}`,
+	} {
+		if answer := h.do(t, http.MethodPost, "/v1/jobs", h.user(), start+rest); answer.Status != http.StatusAccepted {
+			t.Errorf("%s: %d %s", name, answer.Status, answer.Body)
+		}
+	}
+	refused(t, h.do(t, http.MethodPost, "/v1/jobs", h.user(), start+`"changes":[{"delete":{"path":"a"}}],"expect":{"tree":"a"}}}`),
+		http.StatusBadRequest, fault.Invalid, "push.expect")
 }

@@ -46,6 +46,7 @@ type house struct {
 	tokens    *memoryTokens
 	known     *memoryInstallations
 	jobs      *memoryJobs
+	batches   *memoryBatches
 	artifacts *memoryArtifacts
 	counts    *counts
 	log       *lockedBuffer
@@ -58,10 +59,11 @@ func newHouse(tb testing.TB) *house {
 		Running: forgetest.Start(tb), tokens: &memoryTokens{kept: map[string]forge.OAuthToken{}}, jobs: &memoryJobs{},
 		known: &memoryInstallations{records: map[string]installation.Record{}}, artifacts: &memoryArtifacts{kept: map[string]string{}}, counts: &counts{}, log: &lockedBuffer{}, document: loadDocument(tb),
 	}
+	h.batches = newBatches(tb)
 	now := time.Now()
 	h.Now = func() time.Time { return now } // a FIT lives 25 s, and a machine can be busy for longer
 	h.config = Config{
-		Verifier: h.Verifier, Tokens: h.tokens, Installations: h.known, Jobs: h.jobs, Artifacts: h.artifacts, Metrics: h.counts,
+		Verifier: h.Verifier, Tokens: h.tokens, Installations: h.known, Jobs: h.jobs, Batches: h.batches, Artifacts: h.artifacts, Metrics: h.counts,
 		Logger: loggerTo(h.log), Limits: job.DefaultLimits(), MaxBody: 5_000_000,
 		Rules: func() *rule.Set { return nil }, EventAge: 24 * time.Hour,
 		Schedule: Callers{Modules: []string{"core:scheduledTrigger"}}, Lifecycle: Callers{Modules: []string{"core:trigger/lifecycle"}},

@@ -22,6 +22,7 @@ type event struct {
 	installation string
 	module       forge.Module
 	job          string
+	batch        string
 	event        string // its type
 	outcome      string // of an event
 }
@@ -77,6 +78,7 @@ func (e *event) attributes(err error) []slog.Attr {
 		{telemetry.KeyInstallation, e.installation},
 		{telemetry.KeyModule, module},
 		{telemetry.KeyJob, e.job},
+		{telemetry.KeyBatch, e.batch},
 		{telemetry.KeyEvent, e.event},
 		{telemetry.KeyOutcome, e.outcome},
 	} {

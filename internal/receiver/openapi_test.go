@@ -41,7 +41,7 @@ var readDocument = sync.OnceValues(func() (*document, error) {
 		return nil, err
 	}
 	// Callers may meet fields that are new to them; these tests must not.
-	for _, name := range []string{"Job", "JobList", "Problem", "EventOutcome", "Installation"} {
+	for _, name := range []string{"Job", "JobList", "Problem", "EventOutcome", "Installation", "Batch", "BatchList", "BatchRepositoryList"} {
 		closeSchema(read.Components.Schemas[name], map[*openapi3.Schema]bool{})
 	}
 	return &document{read, router}, nil
@@ -237,6 +237,7 @@ func TestDocumentSays(t *testing.T) {
 		"paths":       {int(*schema("Clone", "paths").MaxItems), limits.Paths},
 		"message":     {int(*schema("Push", "message").MaxLength), limits.MessageSize},
 		"description": {int(*schema("Push", "pull_request", "description").MaxLength), limits.MessageSize},
+		"conflicts":   {schema("Push", "on_conflict").Enum, []any{string(job.OnConflictUpdate), string(job.OnConflictSkip), string(job.OnConflictFail)}},
 		"changes":     {int(*schema("Push", "changes").MaxItems), limits.Edit.Changes},
 		"path":        {int(*schema("Path").MaxLength), limits.Edit.PathBytes},
 		"glob":        {int(*schema("Glob").MaxLength), limits.Edit.PathBytes},

@@ -34,8 +34,8 @@ func TestProblemType(t *testing.T) {
 	}
 }
 
-// TestDiff: a dry run's diff is text, and JSON to a frontend, of which too long a one has its beginning.
-func TestDiff(t *testing.T) {
+// TestDiffForAFrontend: a dry run's diff is text, and JSON to a frontend, of which too long a one has its beginning.
+func TestDiffForAFrontend(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	id := h.submit(t, h.user(), pushBody).ID
@@ -47,7 +47,7 @@ func TestDiff(t *testing.T) {
 			kept.Format = job.ArchiveDiff
 			status.Result = &job.Result{Push: &job.PushResult{DryRun: true, Diff: kept}}
 		})
-		if answer := h.do(t, http.MethodGet, path, h.user(), ""); answer.Header.Get("Content-Type") != "text/x-diff" || string(answer.Body) != content {
+		if answer := h.do(t, http.MethodGet, path, h.user(), ""); answer.Header.Get("Content-Type") != "text/x-diff; charset=utf-8" || string(answer.Body) != content {
 			t.Errorf("%s: %s, %d bytes", name, answer.Header.Get("Content-Type"), len(answer.Body))
 		}
 		answer := h.do(t, http.MethodGet, path, with(h.user(), "Accept", "application/json"), "")

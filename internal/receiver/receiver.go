@@ -84,6 +84,7 @@ type Config struct {
 	Tokens        Tokens
 	Installations Installations
 	Jobs          Jobs
+	Batches       Batches
 	Artifacts     Artifacts
 	Metrics       Metrics
 	Logger        *slog.Logger
@@ -105,7 +106,7 @@ type receiver struct{ Config }
 
 // New makes the public handler. It may be used concurrently.
 func New(config Config) (http.Handler, error) {
-	if config.Verifier == nil || config.Intake == nil || config.Tokens == nil || config.Installations == nil || config.Jobs == nil ||
+	if config.Verifier == nil || config.Intake == nil || config.Tokens == nil || config.Installations == nil || config.Jobs == nil || config.Batches == nil ||
 		config.Artifacts == nil || config.Metrics == nil || config.Logger == nil || config.Rules == nil || config.MaxBody <= 0 || config.EventAge <= 0 {
 		return nil, errors.New("receiver: the configuration is not whole")
 	}
@@ -134,6 +135,14 @@ func (r *receiver) router() *echo.Echo {
 		{http.MethodPost, "/v1/jobs/:id/retry", r.retry},
 		{http.MethodGet, "/v1/jobs/:id/artifact", r.artifact},
 		{http.MethodHead, "/v1/jobs/:id/artifact", r.artifact},
+		{http.MethodPost, "/v1/batches", r.submitBatch},
+		{http.MethodGet, "/v1/batches", r.listBatches},
+		{http.MethodGet, "/v1/batches/:id", r.getBatch},
+		{http.MethodGet, "/v1/batches/:id/repositories", r.listItems},
+		{http.MethodPost, "/v1/batches/:id/cancel", r.cancelBatch},
+		{http.MethodPost, "/v1/batches/:id/pause", r.pauseBatch},
+		{http.MethodPost, "/v1/batches/:id/resume", r.resumeBatch},
+		{http.MethodPost, "/v1/batches/:id/retry", r.retryBatch},
 	} {
 		router.Add(route.method, route.path, r.proven(r.keeping(route.handler)))
 	}

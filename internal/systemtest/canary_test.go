@@ -121,7 +121,7 @@ func (s *system) searchable(found haul, worker *process, ended []view) {
 	}
 	found["metrics of api"] = s.page(s.apiOps + "/metrics")
 	found["metrics of worker"] = s.page(worker.ops + "/metrics")
-	pages := []string{"/dashboard/", "/dashboard/api/queues", "/dashboard/api/servers"}
+	pages := []string{"/dashboard/", "/dashboard/batches", "/dashboard/api/queues", "/dashboard/api/servers"}
 	for _, state := range []string{"pending", "active", "scheduled", "retry", "archived", "completed"} {
 		pages = append(pages, "/dashboard/api/queues/interactive/"+state+"_tasks")
 	}

@@ -136,7 +136,7 @@ func (w *Worker) build(ctx context.Context, j job.Job, remote Remote) (Commit, *
 	switch expect := j.Push.Expect; {
 	case expect != nil && commit.Tree() != expect.Tree:
 		return nil, skipped(j, base, "the change is another one than in the dry run"), nil
-	case commit.Unchanged():
+	case commit.Unchanged(), len(changes) == 0: // an empty repository has no tree that the commit's could be the same as
 		result.Commit, result.Parent, result.Unchanged = base.Commit(), "", true
 		return nil, result, nil
 	case j.Push.DryRun:

@@ -190,6 +190,9 @@ func (k *kitchen) left(change edit.FileChange) (*edit.FileChange, error) {
 		}
 		return &change, nil
 	case info.Mode()&fs.ModeSymlink != 0:
+		if err := edit.CheckSymlink(change.Path); err != nil {
+			return nil, err
+		}
 		target, err := k.root.Readlink(change.Path)
 		if err != nil {
 			return nil, kitchenFault(err)
