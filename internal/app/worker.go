@@ -17,6 +17,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/ops"
 	"github.com/gitsmith/gitsmith/internal/queue"
+	"github.com/gitsmith/gitsmith/internal/recipe"
 	"github.com/gitsmith/gitsmith/internal/telemetry"
 	"github.com/gitsmith/gitsmith/internal/worker"
 )
@@ -48,6 +49,11 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 
+	// Before anything is started: the programs that it tries inherit nothing.
+	recipes, err := b.recipes(ctx, settings.Recipes)
+	if err != nil {
+		return err
+	}
 	git, err := gitrepo.New(gitrepo.Config{
 		Base: settings.GitURL, TempDir: settings.TempDir, MemoryLimit: settings.MemoryLimit, MaxRepository: settings.MaxRepository,
 		CacheDir: settings.CacheDir, CacheSize: settings.CacheSize,
@@ -69,7 +75,7 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 	if err != nil {
 		return err
 	}
-	server := queue.NewServer(b.queue, b.serverConfig(settings, b.worker(settings, git, rest)))
+	server := queue.NewServer(b.queue, b.serverConfig(settings, b.worker(settings, git, rest, recipes)))
 	if err := server.Start(); err != nil {
 		return errors.Join(err, private.Close())
 	}
@@ -84,7 +90,7 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 	})
 }
 
-func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbucket.Client) *worker.Worker {
+func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbucket.Client, _ *recipe.Book) *worker.Worker {
 	return worker.New(worker.Config{
 		Tokens: b.vault, Installs: b.vault, Installations: b.installations, Names: b.installations,
 		Impersonator: forge.NewImpersonator(forge.ImpersonatorConfig{URL: settings.GraphQLURL, ContextID: settings.ContextID}),
@@ -94,6 +100,18 @@ func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbuck
 		Limits: editLimits(settings.Common), TokenMargin: settings.TokenMargin, ArtifactTTL: settings.ArtifactTTL, MaxRepository: settings.MaxRepository,
 		Author: job.Author{Name: settings.AuthorName, Email: settings.AuthorEmail},
 	})
+}
+
+// recipes reads the file of commands that pushes may run; nil where there is none.
+func (b *base) recipes(ctx context.Context, path string) (*recipe.Book, error) {
+	book, err := recipe.Load(path)
+	if err != nil {
+		return nil, fmt.Errorf("GITSMITH_RECIPES (%s):\n%w", path, err)
+	}
+	if book != nil {
+		b.logger.InfoContext(ctx, "the recipes were read", slog.Int(telemetry.KeyCount, book.Len()), slog.String("confinement", book.Confinement()))
+	}
+	return book, nil
 }
 
 // exchangesPerMinute is Atlassian's bound on exchanges of tokens by one app, 1,000, with room for what others count otherwise.
