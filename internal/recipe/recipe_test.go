@@ -174,7 +174,7 @@ func TestNothingIsLeftRunning(t *testing.T) {
 	const child = `flock %s lock sh -c 'echo >started; exec sleep 1000' & while ! [ -e started ]; do :; done; `
 	text := script("leaves", fmt.Sprintf(child, "-x")) +
 		script("escapes", "setsid "+fmt.Sprintf(child, "-x")) +
-		script("hangs", fmt.Sprintf(child, "-x")+"sleep 1000", "    timeout: 500ms") +
+		script("hangs", fmt.Sprintf(child, "-x")+"sleep 1000", "    timeout: 5s") + // a machine under load needs some of it to start
 		script("waits", fmt.Sprintf(child, "-x")+"sleep 1000")
 	for _, tool := range []string{"flock", "setsid"} {
 		if _, err := exec.LookPath(tool); err != nil {
