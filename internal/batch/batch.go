@@ -12,6 +12,7 @@
 //	gitsmith:{<installation>}:batches             sorted set: the installation's batches by creation
 //	gitsmith:batches:active                       sorted set: "<installation> <id>" of batches that have not ended
 //	gitsmith:batches:recent                       sorted set: the same of the newest batches, for the dashboard
+//	gitsmith:batches:wake                         channel: the same of batches that somebody is to look after at once
 package batch
 
 import (
@@ -122,17 +123,12 @@ func New(invocation forge.Invocation, request Request, key string, trace job.Tra
 	if invocation.Installation() == "" {
 		return Batch{}, fault.Newf(fault.Internal, "a batch needs a verified invocation")
 	}
-	if request.Actor == "" {
-		request.Actor = forge.ActorSystem
-		if !invocation.Token(forge.ActorUser).IsZero() {
-			request.Actor = forge.ActorUser
-		}
+	actor, err := job.ActorOf(invocation, request.Actor)
+	if err != nil {
+		return Batch{}, err
 	}
-	actor := invocation.Actor(request.Actor)
-	if actor.Kind == forge.ActorUser && actor.Principal == "" {
-		return Batch{}, fault.Newf(fault.Invalid, `actor: "user" needs a user in session, and this call has none; use "system", or call from the app's UI`)
-	}
-	digest, err := digestOf(request, actor)
+	request.Actor = actor.Kind
+	digest, err := job.DigestOf(request, actor)
 	if err != nil {
 		return Batch{}, err
 	}
@@ -206,6 +202,8 @@ func indexKey(installation string) string { return prefix(installation) + "batch
 const (
 	activeKey = "gitsmith:batches:active"
 	recentKey = "gitsmith:batches:recent"
+
+	wakeChannel = "gitsmith:batches:wake"
 )
 
 func member(installation, id string) string { return installation + " " + id }

@@ -98,6 +98,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	defer group.Wait()
 	defer stop()
 	group.Go(func() { d.resolveAll(resolving) }) // beside the rest: a slow query holds nobody up
+	group.Go(func() { d.listen(resolving) })
 	for {
 		var err error
 		select {
@@ -113,6 +114,25 @@ func (d *Driver) Run(ctx context.Context) error {
 		}
 		if err != nil && ctx.Err() == nil {
 			d.Logger.WarnContext(ctx, "batches could not be looked after; it is tried again", slog.Any("error", err))
+		}
+	}
+}
+
+// listen hears of batches that were asked for, resumed or retried, until ctx ends, so that they go on at once. What it misses, while
+// Redis is away, the next round finds.
+func (d *Driver) listen(ctx context.Context) {
+	subscription := d.Store.Redis.Subscribe(ctx, wakeChannel)
+	defer subscription.Close() //nolint:errcheck // nothing is buffered
+	messages := subscription.Channel()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case message, open := <-messages:
+			if !open {
+				return
+			}
+			d.Nudge(split(message.Payload))
 		}
 	}
 }
@@ -171,11 +191,11 @@ func (d *Driver) advance(ctx context.Context, name string) (state string, err er
 	if err != nil {
 		return "", err
 	}
-	state, numbers, err := d.Store.take(ctx, installation, id, hold)
-	if err != nil || len(numbers) == 0 {
+	state, next, err := d.Store.take(ctx, installation, id, hold)
+	if err != nil || len(next.numbers) == 0 {
 		return state, err
 	}
-	return state, d.begin(ctx, installation, id, numbers)
+	return state, d.begin(ctx, installation, id, fields, next)
 }
 
 // hold is why nothing of the actor can begin now, empty where it can.
@@ -194,7 +214,19 @@ func (d *Driver) hold(ctx context.Context, installation string, actor forge.Acto
 }
 
 // begin queues repositories that were taken. To begin one twice does no harm.
-func (d *Driver) begin(ctx context.Context, installation, id string, numbers []int) error {
+func (d *Driver) begin(ctx context.Context, installation, id string, fields map[string]string, next taken) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(flights)
+	for i, number := range next.numbers {
+		group.Go(func() error {
+			return d.beginOne(ctx, jobOf(fields, next.actor, installation, id, number, next.entries[i]))
+		})
+	}
+	return group.Wait()
+}
+
+// beginAgain is begin for repositories that were taken before, and are still to be queued.
+func (d *Driver) beginAgain(ctx context.Context, installation, id string, numbers []int) error {
 	fields, err := d.Store.head(ctx, installation, id)
 	if err != nil || len(fields) == 0 {
 		return err
@@ -203,12 +235,7 @@ func (d *Driver) begin(ctx context.Context, installation, id string, numbers []i
 	if err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(flights)
-	for i, number := range numbers {
-		group.Go(func() error { return d.beginOne(ctx, jobOf(fields, installation, id, number, entries[i])) })
-	}
-	return group.Wait()
+	return d.begin(ctx, installation, id, fields, taken{actorOf(fields), numbers, entries})
 }
 
 func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
@@ -233,9 +260,8 @@ func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
 }
 
 // jobOf is the job of one repository: the same whoever makes it.
-func jobOf(fields map[string]string, installation, id string, number int, kept entry) job.Job {
+func jobOf(fields map[string]string, actor forge.Actor, installation, id string, number int, kept entry) job.Job {
 	created, _ := strconv.ParseInt(fields["created"], 10, 64) // we have written it
-	actor := actorOf(fields)
 	j := job.Job{
 		ID: JobID(id, number), Installation: installation, Actor: actor, Repository: kept.repository(), Class: job.ClassBatch,
 		CreatedAt: time.UnixMilli(created).UTC(), Trace: job.Trace{TraceID: fields["trace"], SpanID: fields["span"]},
@@ -254,7 +280,7 @@ func (d *Driver) mend(ctx context.Context, installation, id string) error {
 		return err
 	}
 	if len(lost) > 0 {
-		if err := d.begin(ctx, installation, id, lost); err != nil {
+		if err := d.beginAgain(ctx, installation, id, lost); err != nil {
 			return err
 		}
 	}

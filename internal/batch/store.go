@@ -105,6 +105,7 @@ func (s *Store) Create(ctx context.Context, b Batch) (status Status, created boo
 		pipeline := s.Redis.Pipeline()
 		pipeline.ZAdd(ctx, recentKey, redis.Z{Score: float64(b.CreatedAt.UnixMilli()), Member: name})
 		pipeline.ZRemRangeByRank(ctx, recentKey, 0, -1-maxRecent)
+		pipeline.Publish(ctx, wakeChannel, name)
 		if _, err := pipeline.Exec(ctx); err != nil {
 			return Status{}, false, unavailable(err, "keep the batch")
 		}
@@ -353,6 +354,10 @@ func (s *Store) entries(ctx context.Context, installation, id string, numbers []
 	if err != nil {
 		return nil, unavailable(err, "read the batch")
 	}
+	return decodeEntries(numbers, values)
+}
+
+func decodeEntries(numbers []int, values []any) ([]entry, error) {
 	entries := make([]entry, len(values))
 	for i, value := range values {
 		text, _ := value.(string)
