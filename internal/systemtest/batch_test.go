@@ -256,7 +256,12 @@ func (f *fleet) compareLedger() (apart int) {
 		want := batch.Queued // there is no job before its turn
 		var result job.Result
 		if len(fields) > 0 {
-			if text := fields["result"]; text != "" {
+			text := fields["result"]
+			for last, part := text, 1; len(last) == 64; part++ { // a long one stands in several fields
+				last = fields["result."+strconv.Itoa(part)]
+				text += last
+			}
+			if text != "" {
 				if err := json.Unmarshal([]byte(text), &result); err != nil {
 					f.s.t.Errorf("%v in %s", err, text)
 				}

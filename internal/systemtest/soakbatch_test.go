@@ -81,7 +81,7 @@ func soakBatchKills(b *testing.B) []bench.Table {
 	return []bench.Table{table}
 }
 
-// soakBatchToken is 300 repositories whose token ends when a third of them is done.
+// soakBatchToken is 300 repositories whose token ends when a fifth of them is done.
 func soakBatchToken(b *testing.B) []bench.Table {
 	table := bench.Table{
 		Title:  "A batch over 300 repositories whose system token runs out in the middle",
@@ -91,8 +91,8 @@ func soakBatchToken(b *testing.B) []bench.Table {
 		name string
 		expiry
 	}{
-		{"within the worker's margin", expiry{repositories: 300, before: 100, life: 120 * time.Second}},
-		{"under what git was asked", expiry{repositories: 300, before: 100, life: 120 * time.Second, hard: true}},
+		{"within the worker's margin", expiry{repositories: 300, before: 60, life: 50 * time.Second}},
+		{"under what git was asked", expiry{repositories: 300, before: 60, life: 50 * time.Second, hard: true}},
 	} {
 		r := row.run(b)
 		r.check(b, row.expiry)
