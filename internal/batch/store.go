@@ -255,6 +255,7 @@ func (s *Store) repeat(ctx context.Context, b Batch) (work spec, title string, e
 		if b.Changed != ChangedApply {
 			each.Expect = expectOf(statuses[i])
 		}
+		each.Index = &numbers[i]
 		entries = append(entries, each)
 	}
 	return work, title, entries, nil
