@@ -45,7 +45,7 @@ func (s *Store) ledger(ctx context.Context, installation, id string) (ledger, er
 		return ledger{}, unavailable(err, "look up the batch")
 	}
 	if len(fields.Val()) == 0 {
-		return ledger{}, fault.Newf(fault.NotFound, "there is no batch %.40q, or its time is over", id)
+		return ledger{}, notThere(id)
 	}
 	read := ledger{fields: fields.Val(), ends: ends.Val(), counts: map[ItemState]int{}}
 	for state, count := range counts {
@@ -163,9 +163,20 @@ type grouped struct {
 	failures, skips []Group
 }
 
+// version tells the ledger's states apart, also where Redis lost its last second, and counts again what it had counted.
+func (l ledger) version() string {
+	newest := ""
+	if len(l.ends) > 0 {
+		newest = l.ends[0]
+	}
+	return strings.Join([]string{
+		l.fields["created"], l.fields["changes"], newest, strconv.Itoa(l.counts[Failed]), strconv.Itoa(l.counts[Skipped]),
+	}, " ")
+}
+
 // grouped works out why repositories failed or were skipped, once for every change of the ledger.
 func (s *Store) grouped(ctx context.Context, read ledger, installation, id string) (failures, skips []Group, err error) {
-	key, changes := root(installation, id), read.fields["changes"]
+	key, changes := root(installation, id), read.version()
 	s.mutex.Lock()
 	last, found := s.groups[key]
 	s.mutex.Unlock()
