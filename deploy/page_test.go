@@ -65,11 +65,11 @@ const (
 	repos = "GET /v1/batches/b1/repositories?limit=25"
 
 	repositories = `{"repositories":[
-		{"repository":"acme/web","state":"succeeded","job":"j1","branch":"chore/licence","commit":"5f2c91d07be44c0f9a","pull_request":{"id":12,"url":"https://bitbucket.org/acme/web/pull-requests/12"},"changed":1,"added":21,"removed":0,"attempts":1,"links":{"job":"/v1/jobs/j1"}},
-		{"repository":"acme/payments","state":"failed","job":"j2","failure":{"kind":"denied","detail":"push to chore/licence: the branch is restricted; ask an administrator of the repository"},"changed":0,"added":0,"removed":0,"attempts":3,"links":{"job":"/v1/jobs/j2"}},
-		{"repository":"acme/a-service-with-quite-a-long-name-that-somebody-chose","state":"running","changed":0,"added":0,"removed":0,"attempts":1,"links":{}},
-		{"repository":"acme/art","state":"skipped","skipped":"there is no go.mod","changed":0,"added":0,"removed":0,"attempts":1,"links":{}},
-		{"repository":"acme/queue","state":"queued","changed":0,"added":0,"removed":0,"attempts":0,"links":{}}],"next":"page2"}`
+		{"repository":"acme/web","state":"succeeded","job":"j1","branch":"chore/licence","commit":"5f2c91d07be44c0f9a","pull_request":{"id":12,"url":"https://bitbucket.org/acme/web/pull-requests/12"},"changed":1,"added":21,"attempts":1,"links":{"job":"/v1/jobs/j1"}},
+		{"repository":"acme/payments","state":"failed","job":"j2","failure":{"kind":"denied","detail":"push to chore/licence: the branch is restricted; ask an administrator of the repository"},"attempts":3,"links":{"job":"/v1/jobs/j2"}},
+		{"repository":"acme/a-service-with-quite-a-long-name-that-somebody-chose","state":"running","attempts":1},
+		{"repository":"acme/art","state":"skipped","skipped":"there is no go.mod","attempts":1},
+		{"repository":"acme/queue","state":"queued"}],"next":"page2"}`
 	planned = `{"repositories":[
 		{"repository":"acme/web","state":"succeeded","job":"j1","changed":2,"added":22,"removed":1,"attempts":1,"links":{"job":"/v1/jobs/j1","diff":"/v1/jobs/j1/artifact"}}],"next":""}`
 	diff = "diff --git a/README.md b/README.md\n--- a/README.md\n+++ b/README.md\n@@ -1,3 +1,3 @@\n # Web\n-See https://old.example.com\n+See https://new.example.com\n"

@@ -54,6 +54,8 @@ type sandbox struct {
 	ownCommit   string // that a job pushed to main
 	told        string // an event that was delivered, and the job that it made
 	toldJob     string
+	fleetBatch  string
+	watch       func(line string) // shows how far a step is
 }
 
 // start brings everything up, in the order in which one needs the other.
@@ -209,6 +211,7 @@ Rules       %s
             the examples of deploy/rules; what you change is in force two seconds later
 Dashboard   %s/dashboard/
             user %s, password %s
+            and %s/dashboard/batches
 Metrics     %s/metrics
 
 Try:        curl -s %s/invoke -d '{"path":"/v1/jobs","body":{"repository":{"workspace":"acme","slug":"web"},"clone":{"archive":"zip"}}}'
@@ -218,6 +221,7 @@ Clone:      git clone %s
 
 Ctrl-C ends it and leaves nothing behind.
 `, s.addresses["api"], s.addresses["forge"], s.addresses["forge"], s.gitURL, filepath.Join(s.folder, "rules.yml"), s.addresses["ops"], dashboardUser, dashboardPassword, s.addresses["ops"],
+		s.addresses["ops"],
 		s.addresses["forge"], s.addresses["forge"], workspaceID, webUUID, s.addresses["forge"], s.cloneURL())
 }
 

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -28,8 +29,13 @@ type step struct {
 // walk runs every step and reports whether all held.
 func (s *sandbox) walk(ctx context.Context, out io.Writer) bool {
 	held := true
+	defer func() { s.watch = func(string) {} }()
 	for i, step := range s.steps() {
 		begun := time.Now()
+		s.watch = func(string) {}
+		if isTerminal(out) {
+			s.watch = func(line string) { fmt.Fprintf(out, "\r     %2d  %-48s %s", i+1, step.name, line) }
+		}
 		limited, cancel := context.WithTimeout(ctx, time.Minute)
 		seen, err := step.run(limited)
 		cancel()
@@ -37,9 +43,22 @@ func (s *sandbox) walk(ctx context.Context, out io.Writer) bool {
 		if err != nil {
 			mark, seen, held = "FAIL", err.Error(), false
 		}
+		if isTerminal(out) {
+			fmt.Fprint(out, "\r\x1b[K")
+		}
 		fmt.Fprintf(out, "%s %2d  %6.0f ms  %-48s %s\n", mark, i+1, float64(time.Since(begun).Microseconds())/1000, step.name, seen)
 	}
 	return held
+}
+
+// isTerminal reports whether somebody watches.
+func isTerminal(out io.Writer) bool {
+	file, ok := out.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
 func (s *sandbox) steps() []step {
@@ -62,6 +81,9 @@ func (s *sandbox) steps() []step {
 		{"an event: a pull request; mirror-pull-requests", s.mirror},
 		{"a newer push while the older one's job waits", s.coalesce},
 		{"a job without a token, then a scheduled trigger", s.wake},
+		{"a dry run over what a query finds", s.dryRun},
+		{"a batch over 25 repositories, of which 3 fail", s.batch},
+		{"the failed ones again", s.batchAgain},
 		{"the app is removed", s.uninstall},
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/gitsmith/gitsmith/internal/recipe"
 )
 
 // Version is set by the linker in a release: -ldflags "-X github.com/gitsmith/gitsmith/internal/app.Version=1.2.3".
@@ -30,6 +32,9 @@ type Program struct {
 // Main runs a program by its arguments and returns its exit status: 0, 1 for a failure, 2 for a wrong call. SIGINT and SIGTERM
 // stop it softly, a second one at once.
 func Main(program Program, args, environ []string, stdout, stderr io.Writer) int {
+	if recipe.Trampoline(args) {
+		return 0
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // the second signal is the runtime's: it ends the process

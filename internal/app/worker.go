@@ -18,6 +18,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/ops"
 	"github.com/gitsmith/gitsmith/internal/queue"
+	"github.com/gitsmith/gitsmith/internal/recipe"
 	"github.com/gitsmith/gitsmith/internal/telemetry"
 	"github.com/gitsmith/gitsmith/internal/worker"
 )
@@ -49,6 +50,11 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 
+	// Before anything is started: the programs that it tries inherit nothing.
+	recipes, err := b.recipes(ctx, settings.Recipes)
+	if err != nil {
+		return err
+	}
 	git, err := gitrepo.New(gitrepo.Config{
 		Base: settings.GitURL, TempDir: settings.TempDir, MemoryLimit: settings.MemoryLimit, MaxRepository: settings.MaxRepository,
 		CacheDir: settings.CacheDir, CacheSize: settings.CacheSize,
@@ -74,7 +80,7 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 		Store: b.batches, Queue: queue.NewClient(b.queue), Tokens: b.vault, Lister: rest, Workspaces: b.installations, TokenMargin: settings.TokenMargin,
 		Logger: b.logger,
 	})
-	server := queue.NewServer(b.queue, b.serverConfig(settings, filled{b.worker(settings, git, rest), b.filler(settings, rest)}, driver))
+	server := queue.NewServer(b.queue, b.serverConfig(settings, filled{b.worker(settings, git, rest, recipes), b.filler(settings, rest)}, driver))
 	if err := server.Start(); err != nil {
 		return errors.Join(err, private.Close())
 	}
@@ -89,7 +95,7 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 	})
 }
 
-func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbucket.Client) *worker.Worker {
+func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbucket.Client, recipes *recipe.Book) *worker.Worker {
 	return worker.New(worker.Config{
 		Tokens: b.vault, Installs: b.vault, Installations: b.installations, Names: b.installations,
 		Impersonator: forge.NewImpersonator(forge.ImpersonatorConfig{URL: settings.GraphQLURL, ContextID: settings.ContextID}),
@@ -97,9 +103,21 @@ func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbuck
 		Locker:       lockerAdapter{b.locker(settings.Retention)}, Git: gitAdapter{git},
 		Artifacts: artifactAdapter{b.artifacts}, REST: rest, Recorder: recorder{b.metrics}, Logger: b.logger,
 		Limits: editLimits(settings.Common), TokenMargin: settings.TokenMargin, ArtifactTTL: settings.ArtifactTTL, MaxRepository: settings.MaxRepository,
-		TempDir: git.TempFolder(),
-		Author:  job.Author{Name: settings.AuthorName, Email: settings.AuthorEmail},
+		TempDir: git.TempFolder(), Recipes: recipes,
+		Author: job.Author{Name: settings.AuthorName, Email: settings.AuthorEmail},
 	})
+}
+
+// recipes reads the file of commands that pushes may run; nil where there is none.
+func (b *base) recipes(ctx context.Context, path string) (*recipe.Book, error) {
+	book, err := recipe.Load(path)
+	if err != nil {
+		return nil, fmt.Errorf("GITSMITH_RECIPES (%s):\n%w", path, err)
+	}
+	if book != nil {
+		b.logger.InfoContext(ctx, "the recipes were read", slog.Int(telemetry.KeyCount, book.Len()), slog.String("confinement", book.Confinement()))
+	}
+	return book, nil
 }
 
 // exchangesPerMinute is Atlassian's bound on exchanges of tokens by one app, 1,000, with room for what others count otherwise.

@@ -27,7 +27,7 @@ var layers = [][]string{
 	{"internal/installation", "internal/rule", "internal/budget", "internal/batch"},
 	{"internal/intake"},
 	{
-		"internal/vault", "internal/spool", "internal/repolock", "internal/artifact", "internal/gitrepo", "internal/queue", "internal/receiver", "internal/worker", "internal/ops",
+		"internal/vault", "internal/spool", "internal/repolock", "internal/artifact", "internal/gitrepo", "internal/recipe", "internal/queue", "internal/receiver", "internal/worker", "internal/ops",
 	},
 	{"internal/app"},
 	{"cmd/api", "cmd/worker", "cmd/sandbox", "internal/bench", "internal/systemtest", "internal/archtest", "deploy"},
@@ -62,13 +62,13 @@ var libraries = map[string][]string{
 	"github.com/klauspost/compress":   {"internal/packstream", "internal/gitrepo"},
 	"github.com/knadh/koanf":          {"internal/config"},
 	"github.com/labstack/echo":        {"internal/receiver"},
-	"github.com/prometheus/":          {"internal/telemetry", "internal/expression"},
+	"github.com/prometheus/":          {"internal/telemetry"},
 	"github.com/redis/go-redis": {
 		"internal/pipeline", "internal/vault", "internal/repolock", "internal/queue", "internal/installation", "internal/budget", "internal/batch", "internal/ops", "internal/app",
 		"internal/queue/queuetest",
 	},
-	"go.opentelemetry.io/": {"internal/telemetry", "internal/expression"},
-	"go.yaml.in/yaml":      {"internal/rule"},
+	"go.opentelemetry.io/": {"internal/telemetry"},
+	"go.yaml.in/yaml":      {"internal/rule", "internal/recipe"},
 	"gocloud.dev":          {"internal/artifact"},
 }
 
@@ -78,9 +78,9 @@ var shared = []string{"github.com/google/uuid", "golang.org/x/sync/", "golang.or
 var standard = map[string][]string{
 	"log":    nil, // log/slog
 	"unsafe": nil,
-	// Git is spoken, not called.
+	// Git is spoken, not called. A recipe is the operator's own command.
 	"os/exec": {
-		"cmd/sandbox", "internal/bench", "internal/systemtest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest",
+		"internal/recipe", "cmd/sandbox", "internal/bench", "internal/systemtest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest",
 		"internal/ops/browsertest",
 	},
 	// Where nothing secret is made.

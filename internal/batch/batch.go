@@ -122,17 +122,12 @@ func New(invocation forge.Invocation, request Request, key string, trace job.Tra
 	if invocation.Installation() == "" {
 		return Batch{}, fault.Newf(fault.Internal, "a batch needs a verified invocation")
 	}
-	if request.Actor == "" {
-		request.Actor = forge.ActorSystem
-		if !invocation.Token(forge.ActorUser).IsZero() {
-			request.Actor = forge.ActorUser
-		}
+	actor, err := job.ActorOf(invocation, request.Actor)
+	if err != nil {
+		return Batch{}, err
 	}
-	actor := invocation.Actor(request.Actor)
-	if actor.Kind == forge.ActorUser && actor.Principal == "" {
-		return Batch{}, fault.Newf(fault.Invalid, `actor: "user" needs a user in session, and this call has none; use "system", or call from the app's UI`)
-	}
-	digest, err := digestOf(request, actor)
+	request.Actor = actor.Kind
+	digest, err := job.DigestOf(request, actor)
 	if err != nil {
 		return Batch{}, err
 	}

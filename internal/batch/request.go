@@ -1,8 +1,6 @@
 package batch
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"path"
 	"strconv"
@@ -251,16 +249,4 @@ func (q *Query) validate() error {
 		}
 	}
 	return nil
-}
-
-func digestOf(request Request, actor forge.Actor) (string, error) {
-	encoded, err := json.Marshal(struct {
-		Request Request
-		Actor   forge.Actor
-	}{request, actor})
-	if err != nil {
-		return "", fault.Wrapf(fault.Internal, err, "the request cannot be encoded")
-	}
-	sum := sha256.Sum256(encoded)
-	return hex.EncodeToString(sum[:]), nil
 }

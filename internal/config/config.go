@@ -71,6 +71,7 @@ type Worker struct {
 	GraphQLURL      string // of Atlassian's gateway, for tokens of users who are not there
 	ContextID       string // that the gateway is asked with, {workspace} standing for the workspace's UUID
 	GitBudget       int    // git requests of one installation in an hour; 0 for no bound
+	Recipes         string // a file; empty for none
 }
 
 // LoadAPI reads the receiver's settings. The error lists everything that is wrong.

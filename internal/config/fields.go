@@ -120,6 +120,7 @@ func (w *Worker) fields() []field {
 			name: "GITSMITH_GRAPHQL_CONTEXT", fallback: "ari:cloud:bitbucket::workspace/{workspace}", set: into(&w.ContextID, text),
 			meaning: "the `contextIds` that it is asked with; `{workspace}` stands for the workspace's UUID",
 		},
+		{name: "GITSMITH_RECIPES", set: into(&w.Recipes, text), meaning: "YAML file of commands that pushes may run by name; see `docs/recipes.md`. Without it there are none"},
 		{name: "GITSMITH_AUTHOR_NAME", fallback: "Gitsmith", set: into(&w.AuthorName, text), meaning: "author of commits whose job names none"},
 		{name: "GITSMITH_AUTHOR_EMAIL", fallback: "gitsmith@localhost", set: into(&w.AuthorEmail, text), meaning: "the same"},
 	}, w.Common.fields("127.0.0.1:9091")...)

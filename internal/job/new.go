@@ -35,16 +35,11 @@ func New(invocation forge.Invocation, request Request, options Options) (Job, er
 	if invocation.Installation() == "" {
 		return Job{}, fault.Newf(fault.Internal, "a job needs a verified invocation")
 	}
-	if request.Actor == "" {
-		request.Actor = forge.ActorSystem
-		if !invocation.Token(forge.ActorUser).IsZero() {
-			request.Actor = forge.ActorUser
-		}
+	actor, err := ActorOf(invocation, request.Actor)
+	if err != nil {
+		return Job{}, err
 	}
-	actor := invocation.Actor(request.Actor)
-	if actor.Kind == forge.ActorUser && actor.Principal == "" {
-		return Job{}, fault.Newf(fault.Invalid, `actor: "user" needs a user in session, and this call has none; use "system", or call from the app's UI`)
-	}
+	request.Actor = actor.Kind
 	if options.User != "" {
 		actor = forge.Actor{Kind: forge.ActorUser, Principal: options.User}
 	}
@@ -54,7 +49,7 @@ func New(invocation forge.Invocation, request Request, options Options) (Job, er
 	if options.Class == "" {
 		options.Class = ClassInteractive
 	}
-	digest, err := digestOf(request, actor)
+	digest, err := DigestOf(request, actor)
 	if err != nil {
 		return Job{}, err
 	}
@@ -85,9 +80,26 @@ func newID(installation string, actor forge.Actor, key string) (string, error) {
 	return id.String(), nil
 }
 
-func digestOf(request Request, actor forge.Actor) (string, error) {
+// ActorOf is as whom a call's work is done: the one asked for, by default the user where the call brings a user's token, else the system. A
+// user actor without a principal is an Invalid fault.
+func ActorOf(invocation forge.Invocation, asked forge.ActorKind) (forge.Actor, error) {
+	if asked == "" {
+		asked = forge.ActorSystem
+		if !invocation.Token(forge.ActorUser).IsZero() {
+			asked = forge.ActorUser
+		}
+	}
+	actor := invocation.Actor(asked)
+	if actor.Kind == forge.ActorUser && actor.Principal == "" {
+		return forge.Actor{}, fault.Newf(fault.Invalid, `actor: "user" needs a user in session, and this call has none; use "system", or call from the app's UI`)
+	}
+	return actor, nil
+}
+
+// DigestOf is the hex SHA-256 of a normalised request and its actor.
+func DigestOf(request any, actor forge.Actor) (string, error) {
 	encoded, err := json.Marshal(struct {
-		Request Request
+		Request any
 		Actor   forge.Actor
 	}{request, actor})
 	if err != nil {

@@ -1,13 +1,17 @@
 package receiver
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
@@ -49,23 +53,65 @@ func (r *receiver) artifact(ctx context.Context, c *call) error {
 	if size != kept.Size {
 		return fault.Newf(fault.Internal, "the %s is not the one that the job wrote; submit the job again", noun(kept))
 	}
-	header := c.Response().Header()
-	header.Set("Content-Type", mediaType(kept.Format))
-	header.Set("Content-Length", strconv.FormatInt(size, 10))
-	header.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", status.ID+"."+string(kept.Format)))
-	header.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(digest)+":") // RFC 9530
-	header.Set("ETag", `"`+kept.SHA256+`"`)
+	given := representation{content, size, digest, mediaType(kept.Format), status.ID + "." + string(kept.Format)}
+	if kept.Format == job.ArchiveDiff && asksForJSON(c.Request().Header.Get("Accept")) {
+		if given, err = diffInJSON(content, status.ID); err != nil {
+			return unreadable(kept, err)
+		}
+	}
+	given.describe(c.Response().Header())
 	c.Response().WriteHeader(http.StatusOK)
 	if c.Request().Method == http.MethodHead {
 		return nil
 	}
-	switch _, err = io.Copy(newDownload(c.Response()), content); {
+	switch _, err = io.Copy(newDownload(c.Response()), given.content); {
 	case err == nil:
 		return nil
 	case c.Request().Context().Err() != nil:
 		return fault.Wrapf(fault.Canceled, err, "the caller did not take the %s to its end", noun(kept))
 	}
 	return unreadable(kept, err)
+}
+
+// representation is an artifact in the form in which it is sent.
+type representation struct {
+	content     io.Reader
+	size        int64
+	digest      []byte
+	media, name string
+}
+
+func (r representation) describe(header http.Header) {
+	header.Set("Content-Type", r.media)
+	header.Set("Content-Length", strconv.FormatInt(r.size, 10))
+	header.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", r.name))
+	header.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(r.digest)+":") // RFC 9530
+	header.Set("ETag", `"`+hex.EncodeToString(r.digest)+`"`)
+}
+
+// shownDiff is how much of a diff goes into JSON, in bytes: Forge bounds answers at 5 MB, and escapes make text longer.
+const shownDiff = 512 << 10
+
+// diffView is a dry run's diff for a frontend.
+type diffView struct {
+	Diff      string `json:"diff"`
+	Truncated bool   `json:"truncated,omitempty"` // this is its beginning
+}
+
+// diffInJSON wraps a diff for those who are handed nothing but JSON. Bytes that are no UTF-8 are replaced: it is to be looked at.
+func diffInJSON(content io.Reader, id string) (representation, error) {
+	text, err := io.ReadAll(io.LimitReader(content, shownDiff+1))
+	if err != nil {
+		return representation{}, err
+	}
+	view := diffView{Truncated: len(text) > shownDiff}
+	if view.Truncated {
+		text = text[:shownDiff]
+	}
+	view.Diff = strings.ToValidUTF8(string(text), "\ufffd")
+	body, err := json.Marshal(view)
+	digest := sha256.Sum256(body)
+	return representation{bytes.NewReader(body), int64(len(body)), digest[:], "application/json", id + ".json"}, err
 }
 
 // keptBy is the archive or the diff of a job, or a fault that says why there is none.

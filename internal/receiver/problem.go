@@ -62,13 +62,18 @@ func (r *receiver) answerProblem(err error, c echo.Context) {
 	}
 }
 
-// problemType is application/problem+json, as RFC 9457 has it, but application/json to a caller that asks for that or for anything:
-// invokeRemote rejects a refusal of another type, and its frontend never learns the detail (Forge's documentation of invokeRemote).
+// problemType is application/problem+json, as RFC 9457 has it, where the caller can have that.
 func problemType(accept string) string {
-	if accept == "" || strings.Contains(accept, "application/problem+json") {
-		return "application/problem+json"
+	if asksForJSON(accept) {
+		return "application/json"
 	}
-	return "application/json"
+	return "application/problem+json"
+}
+
+// asksForJSON reports whether the caller takes application/json, or anything, and does not name a problem's own type. Such is a
+// frontend behind invokeRemote, which is handed nothing but JSON, and no refusal of another type (Forge's documentation of it).
+func asksForJSON(accept string) bool {
+	return (strings.Contains(accept, "application/json") || strings.Contains(accept, "*/*")) && !strings.Contains(accept, "application/problem+json")
 }
 
 func viewOfError(err error) problemView {

@@ -24,7 +24,7 @@ var seed = map[string]string{
 
 // TestScripts runs testdata/*.txtar. Beside testscript's own commands there are:
 //
-//	start                      the receiver and a worker
+//	start [FILE]               the receiver and a worker, which has the recipes of the file
 //	[!] submit WHO FILE        POST /v1/jobs by WHO (user, system, none: the token it brings); sets $JOB; the answer is stdout
 //	await STATE                until $JOB is in that state; the job is stdout
 //	artifact FILE              downloads $JOB's archive
@@ -58,10 +58,14 @@ type scripted struct {
 
 func of(ts *testscript.TestScript) *scripted { return ts.Value(systemKey{}).(*scripted) }
 
-func scriptStart(ts *testscript.TestScript, _ bool, _ []string) {
+func scriptStart(ts *testscript.TestScript, _ bool, args []string) {
 	s := of(ts)
 	s.system = startSystem(s.t, seed)
-	s.worker = s.system.startWorker()
+	var more []string
+	if len(args) > 0 {
+		more = append(more, "GITSMITH_RECIPES="+ts.MkAbs(args[0]))
+	}
+	s.worker = s.system.startWorker(more...)
 	alice := s.system.userCaller("712020:alice", 4*time.Hour)
 	system, none := alice, alice
 	system.userToken = ""

@@ -30,15 +30,19 @@ func (w *Worker) checkRecipe(recipe *job.Recipe) error {
 // cook runs a recipe in a folder with the tip's files, after the changes that were declared, and finds what came of it all. The folder
 // is gone afterwards, whatever happened.
 func (w *Worker) cook(ctx context.Context, recipe *job.Recipe, base Snapshot, declared []edit.FileChange) ([]edit.FileChange, error) {
-	dir, err := os.MkdirTemp(w.TempDir, "recipe-")
+	place, err := os.MkdirTemp(w.TempDir, "recipe-")
+	if err == nil {
+		defer func() {
+			if err := removeAll(place); err != nil {
+				w.Logger.WarnContext(ctx, "the files of a recipe could not be removed", slog.Any("error", err))
+			}
+		}()
+		err = os.Mkdir(filepath.Join(place, "files"), 0o700) // beside it is room for the recipe's own temporary files
+	}
 	if err != nil {
 		return nil, fault.Wrapf(fault.Internal, err, "recipe %s: there is no place on disk for the files; the log says why", recipe.Name)
 	}
-	defer func() {
-		if err := removeAll(dir); err != nil {
-			w.Logger.WarnContext(ctx, "the files of a recipe could not be removed", slog.Any("error", err))
-		}
-	}()
+	dir := filepath.Join(place, "files")
 	if err := base.Checkout(ctx, dir); err != nil {
 		return nil, err
 	}

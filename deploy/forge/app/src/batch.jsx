@@ -89,7 +89,7 @@ export function Batch({ id, go }) {
 
 function Pace({ batch }) {
   const said = [];
-  if (batch.stage) said.push(`stage: ${batch.stage.name}, up to ${count(batch.stage.until)}`);
+  if (batch.stage && open.includes(batch.state)) said.push(`stage: ${batch.stage.name}, up to ${count(batch.stage.until)}`);
   if (goesOn(batch) && batch.per_minute > 0) said.push(`${count(Math.round(batch.per_minute))} a minute`);
   if (goesOn(batch) && batch.seconds_left > 0) said.push(`${duration(batch.seconds_left)} left`);
   if (batch.ended_at) said.push(`took ${between(batch.created_at, batch.ended_at)}`);

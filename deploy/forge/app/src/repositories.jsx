@@ -65,16 +65,16 @@ export function Repositories({ batch, state, setState }) {
 function Row({ row }) {
   const [open, setOpen] = useState(false);
   const id = `diff-${row.repository.replace(/[^\w-]/g, "-")}`;
-  const { pull_request: pullRequest, failure, links } = row;
+  const { added = 0, removed = 0, pull_request: pullRequest, failure, links } = row;
   return (
     <li>
       <div className="row">
         <span className={`badge ${row.state}`}>{row.state}</span>
         <span className="name mono">{row.repository}</span>
         <span className="facts">
-          {row.added + row.removed > 0 && (
+          {added + removed > 0 && (
             <span className="mono">
-              <span className="added">+{count(row.added)}</span> <span className="removed">−{count(row.removed)}</span>
+              <span className="added">+{count(added)}</span> <span className="removed">−{count(removed)}</span>
             </span>
           )}
           {row.attempts > 1 && <span className="hint">{row.attempts} attempts</span>}
@@ -107,7 +107,7 @@ function Diff({ path, name }) {
   useEffect(() => {
     let wanted = true;
     get(path).then(
-      (answer) => wanted && setText(typeof answer === "string" ? answer : (answer.diff ?? "")),
+      (answer) => wanted && setText(`${answer.diff ?? ""}${answer.truncated ? "\n… the diff goes on; this is its beginning" : ""}`),
       (cause) => wanted && setProblem(cause.message),
     );
     return () => {
