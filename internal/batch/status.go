@@ -251,7 +251,7 @@ func whyOf(status job.Status) (kind, reason string) {
 	}
 	if status.Repository != "" {
 		reason = strings.ReplaceAll(reason, status.Repository, "…")
-		if _, slug, found := strings.Cut(status.Repository, "/"); found && len(slug) > 2 {
+		if _, slug, found := strings.Cut(status.Repository, "/"); found && len(slug) > 2 && strings.Contains(reason, slug) {
 			reason = wordOf(slug).ReplaceAllString(reason, "$1…$2")
 		}
 	}
