@@ -287,6 +287,33 @@ func (s *Store) Recent(ctx context.Context, limit int) ([]Status, error) {
 	return recent, nil
 }
 
+// Going counts the batches that have not ended, of all installations, by their state. It is for operators.
+func (s *Store) Going(ctx context.Context) (map[string]int, error) {
+	members, err := s.Redis.ZRange(ctx, activeKey, 0, -1).Result()
+	if err != nil {
+		return nil, unavailable(err, "count the batches")
+	}
+	pipeline := s.Redis.Pipeline()
+	heads := make([]*redis.SliceCmd, len(members))
+	for i, name := range members {
+		installation, id := split(name)
+		heads[i] = pipeline.HMGet(ctx, root(installation, id), "state", "hold")
+	}
+	if _, err := pipeline.Exec(ctx); err != nil {
+		return nil, unavailable(err, "count the batches")
+	}
+	counts := map[string]int{}
+	for _, head := range heads {
+		fields := head.Val()
+		state, _ := fields[0].(string)
+		if hold, _ := fields[1].(string); hold != "" && (state == string(StateRunning) || state == string(StateResolving)) {
+			state = string(StatePaused)
+		}
+		counts[state]++
+	}
+	return counts, nil
+}
+
 func split(member string) (installation, id string) {
 	at := strings.LastIndexByte(member, ' ')
 	return member[:max(at, 0)], member[at+1:]
