@@ -11,7 +11,7 @@ APP     := deploy/forge/app
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 FUZZTIME ?= 1m
-# What `make bench` and `make bench-git` hand to go test, such as BENCHFLAGS='-bench Git/on_disk/small'.
+# What `make bench`, `make bench-git` and `make bench-batch` hand to go test, such as BENCHFLAGS='-bench Git/on_disk/small'.
 BENCHFLAGS ?=
 # Parts of `make soak`, with | between several.
 SOAK ?= .*
@@ -86,6 +86,10 @@ bench-ingest: ## the intake of events beside its peers: minutes, and nothing els
 .PHONY: bench-git
 bench-git: ## git jobs beside the command line and go-git: an hour, and nothing else should run meanwhile
 	go test -run '^$$' -timeout 180m -bench Git -benchtime 1x $(BENCHFLAGS) ./internal/bench
+
+.PHONY: bench-batch
+bench-batch: ## a batch of 500 repositories beside xargs of the command line: half an hour, and nothing else should run meanwhile
+	go test -run '^$$' -timeout 120m -bench Batch -benchtime 1x $(BENCHFLAGS) ./internal/bench
 
 .PHONY: manifest
 manifest: test-tools app ## the Forge manifest against Atlassian's own validator

@@ -12,6 +12,7 @@
 //	gitsmith:{<installation>}:batches             sorted set: the installation's batches by creation
 //	gitsmith:batches:active                       sorted set: "<installation> <id>" of batches that have not ended
 //	gitsmith:batches:recent                       sorted set: the same of the newest batches, for the dashboard
+//	gitsmith:batches:wake                         channel: the same of batches that somebody is to look after at once
 package batch
 
 import (
@@ -202,6 +203,8 @@ func indexKey(installation string) string { return prefix(installation) + "batch
 const (
 	activeKey = "gitsmith:batches:active"
 	recentKey = "gitsmith:batches:recent"
+
+	wakeChannel = "gitsmith:batches:wake"
 )
 
 func member(installation, id string) string { return installation + " " + id }

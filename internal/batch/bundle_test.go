@@ -150,6 +150,18 @@ func (b *bundle) drive() (*batch.Driver, func()) {
 	return driver, stop
 }
 
+// heard waits until somebody listens to a channel.
+func (b *bundle) heard(channel string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), 10*time.Second)
+	defer cancel()
+	for b.redis.PubSubNumSub(ctx, channel).Val()[channel] == 0 {
+		if ctx.Err() != nil {
+			b.t.Fatalf("nobody listens to %s", channel)
+		}
+	}
+}
+
 type processor func(ctx context.Context, j job.Job) (job.Result, error)
 
 func (p processor) Process(ctx context.Context, j job.Job) (job.Result, error) { return p(ctx, j) }

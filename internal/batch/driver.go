@@ -96,6 +96,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	defer stop()
 	group.Go(func() { d.resolveAll(resolving) }) // beside the rest: a slow query holds nobody up
 	group.Go(func() { d.follow(resolving) })     // a long round does not either
+	group.Go(func() { d.listen(resolving) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -117,6 +118,25 @@ func (d *Driver) follow(ctx context.Context) {
 				_, err := d.advance(ctx, name)
 				return err
 			}))
+		}
+	}
+}
+
+// listen hears of batches that were asked for, resumed or retried, until ctx ends, so that they go on at once. What it misses, while
+// Redis is away, the next round finds.
+func (d *Driver) listen(ctx context.Context) {
+	subscription := d.Store.Redis.Subscribe(ctx, wakeChannel)
+	defer subscription.Close() //nolint:errcheck // nothing is buffered
+	messages := subscription.Channel()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case message, open := <-messages:
+			if !open {
+				return
+			}
+			d.Nudge(split(message.Payload))
 		}
 	}
 }
@@ -216,14 +236,14 @@ func (d *Driver) advance(ctx context.Context, name string) (state string, err er
 	if err != nil {
 		return "", err
 	}
-	state, numbers, err := d.Store.take(ctx, installation, id, hold)
+	state, next, err := d.Store.take(ctx, installation, id, hold)
 	if state == "stopped" {
 		d.Logger.LogAttrs(ctx, slog.LevelWarn, "a batch has stopped by itself", d.standing(ctx, installation, id)...)
 	}
-	if err != nil || len(numbers) == 0 {
+	if err != nil || len(next.numbers) == 0 {
 		return state, err
 	}
-	return state, d.begin(ctx, installation, id, numbers)
+	return state, d.begin(ctx, installation, id, fields, next)
 }
 
 // hold is why nothing of the actor can begin now, empty where it can.
@@ -242,7 +262,22 @@ func (d *Driver) hold(ctx context.Context, installation string, actor forge.Acto
 }
 
 // begin queues repositories that were taken. To begin one twice does no harm.
-func (d *Driver) begin(ctx context.Context, installation, id string, numbers []int) error {
+func (d *Driver) begin(ctx context.Context, installation, id string, fields map[string]string, next taken) error {
+	errs := make([]error, len(next.numbers)) // one repository's trouble is not the others'
+	var group errgroup.Group
+	group.SetLimit(flights)
+	for i, number := range next.numbers {
+		group.Go(func() error {
+			errs[i] = d.beginOne(ctx, jobOf(fields, next.actor, installation, id, number, next.entries[i]))
+			return nil
+		})
+	}
+	_ = group.Wait() // they are all in errs
+	return errors.Join(errs...)
+}
+
+// beginAgain is begin for repositories that were taken before, and are still to be queued.
+func (d *Driver) beginAgain(ctx context.Context, installation, id string, numbers []int) error {
 	if len(numbers) == 0 {
 		return nil
 	}
@@ -254,17 +289,7 @@ func (d *Driver) begin(ctx context.Context, installation, id string, numbers []i
 	if err != nil {
 		return err
 	}
-	errs := make([]error, len(numbers)) // one repository's trouble is not the others'
-	var group errgroup.Group
-	group.SetLimit(flights)
-	for i, number := range numbers {
-		group.Go(func() error {
-			errs[i] = d.beginOne(ctx, jobOf(fields, installation, id, number, entries[i]))
-			return nil
-		})
-	}
-	_ = group.Wait() // they are all in errs
-	return errors.Join(errs...)
+	return d.begin(ctx, installation, id, fields, taken{actorOf(fields), numbers, entries})
 }
 
 func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
@@ -289,9 +314,8 @@ func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
 }
 
 // jobOf is the job of one repository: the same whoever makes it.
-func jobOf(fields map[string]string, installation, id string, number int, kept entry) job.Job {
+func jobOf(fields map[string]string, actor forge.Actor, installation, id string, number int, kept entry) job.Job {
 	created, _ := strconv.ParseInt(fields["created"], 10, 64) // we have written it
-	actor := actorOf(fields)
 	j := job.Job{
 		ID: JobID(id, number), Installation: installation, Actor: actor, Repository: kept.repository(), Class: job.ClassBatch,
 		CreatedAt: time.UnixMilli(created).UTC(), Trace: job.Trace{TraceID: fields["trace"], SpanID: fields["span"]},
@@ -324,7 +348,7 @@ func (d *Driver) mend(ctx context.Context, installation, id string) error {
 	case err != nil && !errors.Is(err, redis.Nil):
 		return unavailable(err, "look after a batch")
 	case State(state) != StateCanceled:
-		return d.begin(ctx, installation, id, lost)
+		return d.beginAgain(ctx, installation, id, lost)
 	}
 	if err := d.Store.cancelTaken(ctx, installation, id, lost); err != nil {
 		return err

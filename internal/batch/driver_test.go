@@ -73,6 +73,25 @@ func TestEveryEnd(t *testing.T) {
 	})
 }
 
+// TestAtOnce: a batch begins when it is asked for, and goes on when it is resumed, before anybody looks for batches.
+func TestAtOnce(t *testing.T) {
+	b := onReal(t)
+	b.redis.Set(t.Context(), "gitsmith:{"+installation+"}:batch:b1:tick", 1, 0) // no look ever finds it
+	b.serve(succeed)
+	b.heard("gitsmith:batches:wake")
+	b.create("b1", b.request(3, map[string]any{"concurrency": 1, "rollout": map[string]any{"canary": 1}}))
+	b.await("b1", "the batch ends", func(s batch.Status) bool { return s.Totals[batch.Succeeded] == 3 })
+	b.redis.Set(t.Context(), "gitsmith:{"+installation+"}:batch:b2:tick", 1, 0)
+	b.tokens.set(forge.ActorSystem, false)
+	b.create("b2", b.request(1, nil))
+	b.await("b2", "it is held", func(s batch.Status) bool { return s.State == batch.StatePaused })
+	b.tokens.set(forge.ActorSystem, true)
+	if err := b.store.Resume(t.Context(), installation, "b2", system); err != nil {
+		t.Fatal(err)
+	}
+	b.finished("b2")
+}
+
 // TestItems: pages in the given order, by state, whose cursor outlives changes.
 func TestItems(t *testing.T) {
 	b := onReal(t)

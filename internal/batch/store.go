@@ -126,11 +126,12 @@ func anotherRequest() error {
 	return fault.Newf(fault.Conflict, "this Idempotency-Key was used for another request; use a new key, or send the same body")
 }
 
-// remember lets the dashboard know of a batch.
+// remember lets the dashboard know of a batch, and a driver.
 func (s *Store) remember(ctx context.Context, b Batch) error {
 	pipeline := s.Redis.Pipeline()
 	pipeline.ZAddNX(ctx, recentKey, redis.Z{Score: float64(b.CreatedAt.UnixMilli()), Member: member(b.Installation, b.ID)})
 	pipeline.ZRemRangeByRank(ctx, recentKey, 0, -1-maxRecent)
+	pipeline.Publish(ctx, wakeChannel, member(b.Installation, b.ID))
 	_, err := pipeline.Exec(ctx)
 	return unavailable(err, "keep the batch")
 }
@@ -412,6 +413,10 @@ func (s *Store) entries(ctx context.Context, installation, id string, numbers []
 	if err != nil {
 		return nil, unavailable(err, "read the batch")
 	}
+	return decodeEntries(numbers, values)
+}
+
+func decodeEntries(numbers []int, values []any) ([]entry, error) {
 	entries := make([]entry, len(values))
 	for i, value := range values {
 		text, _ := value.(string)

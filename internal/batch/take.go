@@ -36,12 +36,12 @@ end
 // as may run at once: then the other side has trouble, and more of the same would not help it.
 //
 // KEYS: root, gone. ARGV: now, why nothing can begin now (no token) or "", how many at most, oldest creation that may go on.
-// Returns {state, numbers...}: "none" where there is no such batch, "over" where nothing is left to be done, "stopped" where it has just
-// stopped by itself, else "going".
+// Returns {state}: "none" where there is no such batch, "over" where nothing is left to be done, "stopped" where it has just stopped by
+// itself, else "going"; after that, where some begin, the actor and principal as whom, then number and entry of each.
 var takeScript = redis.NewScript(common + `
 local root, now = KEYS[1], tonumber(ARGV[1])
 local have = redis.call('HMGET', root, 'state', 'resolved', 'total', 'concurrency', 'per_hour', 'canary', 'then', 'stop', 'stage', 'accepted', 'created',
-  'tokens', 'filled')
+  'tokens', 'filled', 'actor', 'principal')
 local state = have[1]
 if not state then return {'none'} end
 local function cancel(why)
@@ -99,26 +99,45 @@ if have[5] then
   free = math.min(free, math.floor(tokens))
   redis.call('HSET', root, 'tokens', tostring(tokens - math.max(0, free)), 'filled', now)
 end
-local answer = {'going'}
-if free <= 0 then return answer end
+if free <= 0 then return {'going'} end
+local answer = {'going', have[14], have[15] or ''}
 for _, item in ipairs(redis.call('ZRANGE', root .. ':pending', 0, free - 1)) do
   redis.call('ZREM', root .. ':pending', item)
   redis.call('ZADD', root .. ':queued', item, item)
   answer[#answer + 1] = item
+  answer[#answer + 1] = redis.call('HGET', root .. ':items', item) or ''
 end
 redis.call('PEXPIRE', root .. ':queued', redis.call('PTTL', root))
 return answer`)
 
+// taken are repositories that are to begin.
+type taken struct {
+	actor   forge.Actor
+	numbers []int
+	entries []entry
+}
+
 // take gives the repositories that are to begin now to the caller, who must queue them: whoever looks after the batch next does it where
 // the caller dies. hold is why nothing can begin, empty where it can.
-func (s *Store) take(ctx context.Context, installation, id, hold string) (state string, numbers []int, err error) {
+func (s *Store) take(ctx context.Context, installation, id, hold string) (state string, begin taken, err error) {
 	now := s.Now()
 	keys := []string{root(installation, id), prefix(installation) + "gone"}
 	answer, err := takeScript.Run(ctx, s.Redis, keys, now.UnixMilli(), hold, maxTake, now.Add(-MaxAge).UnixMilli()).StringSlice()
 	if err != nil || len(answer) == 0 {
-		return "", nil, unavailable(err, "go on with the batch")
+		return "", taken{}, unavailable(err, "go on with the batch")
 	}
-	return answer[0], numbersOf(answer[1:]), nil
+	state = answer[0]
+	if len(answer) < 3 {
+		return state, taken{}, nil
+	}
+	begin.actor = forge.Actor{Kind: forge.ActorKind(answer[1]), Principal: answer[2]}
+	var texts []any
+	for each := answer[3:]; len(each) > 1; each = each[2:] {
+		begin.numbers = append(begin.numbers, numbersOf(each[:1])...)
+		texts = append(texts, each[1])
+	}
+	begin.entries, err = decodeEntries(begin.numbers, texts)
+	return state, begin, err
 }
 
 // maxTake is how many repositories begin in one step.
@@ -184,15 +203,14 @@ return {'done', state}`)
 
 // act changes a batch and sees to it that somebody looks after it.
 func (s *Store) act(ctx context.Context, what, installation, id string, actor forge.Actor) error {
-	wake := func() error {
-		z := redis.Z{Score: float64(s.Now().UnixMilli()), Member: member(installation, id)}
-		return unavailable(s.Redis.ZAdd(ctx, activeKey, z).Err(), what+" the batch")
-	}
 	if there, err := s.Redis.Exists(ctx, root(installation, id)).Result(); err != nil || there == 0 { // or anybody fills the active ones
 		return cmp.Or(unavailable(err, what+" the batch"), notThere(id))
 	}
-	if err := wake(); err != nil { // before, should this die in between; and after, should it be found idle meanwhile
-		return err
+	// Active before, should this die in between; and after, should it be found idle meanwhile. Not woken before: what it does then could
+	// be what is asked for, and the caller be refused.
+	name := member(installation, id)
+	if err := s.Redis.ZAdd(ctx, activeKey, redis.Z{Score: float64(s.Now().UnixMilli()), Member: name}).Err(); err != nil {
+		return unavailable(err, what+" the batch")
 	}
 	answer, err := actScript.Run(ctx, s.Redis, []string{root(installation, id)}, what, string(actor.Kind), actor.Principal).StringSlice()
 	switch {
@@ -203,7 +221,11 @@ func (s *Store) act(ctx context.Context, what, installation, id string, actor fo
 	case answer[0] == "refused":
 		return fault.Newf(fault.Conflict, "%s", refusal(what, State(answer[1])))
 	}
-	return wake()
+	after := s.Redis.Pipeline()
+	after.ZAdd(ctx, activeKey, redis.Z{Score: float64(s.Now().UnixMilli()), Member: name})
+	after.Publish(ctx, wakeChannel, name)
+	_, err = after.Exec(ctx)
+	return unavailable(err, what+" the batch")
 }
 
 func notThere(id string) error {

@@ -37,9 +37,14 @@ func TestEveryWay(t *testing.T) {
 
 func TestManyThroughTheQueue(t *testing.T) {
 	t.Parallel()
-	f := startFleet(t, t.TempDir(), t.TempDir(), tiny(), 3)
-	rows := queueRows()
+	f := startFleet(t, t.TempDir(), t.TempDir(), tiny(), 3, atOnce)
+	rows, batched := queueRows(), batchRows()
 	f.round(rows)
+	f.batchRound(batched)
+	if memory := f.batchMemory(); len(memory.Rows) < 3 {
+		t.Errorf("of Redis's memory only %q", memory.Rows)
+	}
+	rows = append(rows, batched...)
 	for _, row := range rows {
 		for _, sample := range row.Samples {
 			if sample.Wall <= 0 || sample.CPU <= 0 || sample.RSS < 1<<20 || sample.Requests < 6 {

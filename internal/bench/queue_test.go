@@ -42,16 +42,18 @@ type fleet struct {
 	server *gitServer
 	root   string
 	worker string // the program
+	token  string // the OAuth token of all requests
 	all    []*bare
 	file   string // to be edited in each
+	atOnce int
 	words  int
 	jobs   int // that were asked for
 	// settled: the disk is given time before each timing.
 	settled bool
 }
 
-// startFleet serves n copies of a shape, built below cache, from below root.
-func startFleet(tb testing.TB, cache, root string, shape Shape, n int) *fleet {
+// startFleet serves n copies of a shape, built below cache, from below root, to be edited so many at once.
+func startFleet(tb testing.TB, cache, root string, shape Shape, n, atOnce int) *fleet {
 	tb.Helper()
 	built, err := Build(tb.Context(), cache, shape)
 	if err != nil {
@@ -59,8 +61,11 @@ func startFleet(tb testing.TB, cache, root string, shape Shape, n int) *fleet {
 	}
 	f := &fleet{
 		intake: startIntake(tb), server: startGitServer(tb, filepath.Join(root, "server")), root: root, worker: buildProgram(tb, "worker"),
-		file: shape.Edited(),
+		file: shape.Edited(), atOnce: atOnce,
 	}
+	f.token = f.issuer.OAuthToken(forgetest.OAuthOptions{
+		ExpiresAt: time.Now().Add(4 * time.Hour), Scopes: []string{"read:repository:bitbucket", "write:repository:bitbucket"},
+	})
 	for i := range n {
 		path := f.server.git.Path(fmt.Sprintf("%s/r%d", Workspace, i))
 		install(tb, built, path)
@@ -92,7 +97,7 @@ func (f *fleet) byXargs() Sample {
 		f.tb.Fatal(err)
 	}
 	sample, err := runScript(f.tb.Context(), folder, scriptMany, "URL="+f.server.base+"/"+Workspace, "FILE="+f.file, "HOME="+folder,
-		fmt.Sprintf("WORD=word%d", f.words), fmt.Sprintf("N=%d", len(f.all)), fmt.Sprintf("AT_ONCE=%d", atOnce))
+		fmt.Sprintf("WORD=word%d", f.words), fmt.Sprintf("N=%d", len(f.all)), fmt.Sprintf("AT_ONCE=%d", f.atOnce))
 	if err != nil {
 		f.tb.Fatal(err)
 	}
@@ -104,22 +109,26 @@ func (f *fleet) byXargs() Sample {
 	return sample
 }
 
-// byWorkers edits all of them by a new worker whose tip cache is in a folder.
-func (f *fleet) byWorkers(filter bool, tips string) (sample Sample) {
+// byWorkers edits all of them by jobs that are asked for one by one.
+func (f *fleet) byWorkers(filter bool, tips string) Sample {
 	f.tb.Helper()
 	f.reset(filter)
-	private := freeAddress(f.tb)
-	worker, log := startBinary(f.tb, f.worker, append([]string{
-		"GITSMITH_GIT_URL=" + f.server.base, "GITSMITH_API_URL=" + f.server.base, "GITSMITH_CONCURRENCY=" + strconv.Itoa(atOnce),
-		"GITSMITH_CACHE_DIR=" + tips, "GITSMITH_TEMP_DIR=" + filepath.Join(f.root, "temp"), "GITSMITH_OPS_ADDR=" + private,
-	}, f.common...))
-	defer worker.stop()
-	f.awaitReady("http://"+private+"/readyz", log)
 	requests := f.requests()
-	start := time.Now()
-	f.submit(requests)
-	f.awaitDone(log)
+	return f.byWorker(tips, func(log string) {
+		f.submit(requests)
+		f.awaitDone(log)
+	})
+}
+
+// byWorker measures a new worker, whose tip cache is in a folder, while all repositories are edited.
+func (f *fleet) byWorker(tips string, edit func(log string)) (sample Sample) {
+	f.tb.Helper()
+	worker, log := f.startWorker(tips)
+	defer worker.stop()
+	start, redis, receiver := time.Now(), f.redisCPU(), cpuOf(f.tb, f.pid)
+	edit(log)
 	sample.Wall, sample.RSS = time.Since(start), peakMemory(strconv.Itoa(worker.process.Process.Pid))
+	sample.Redis, sample.Receiver = f.redisCPU()-redis, cpuOf(f.tb, f.pid)-receiver
 	sample.Traffic = f.server.traffic()
 	worker.stop()
 	sample.CPU = worker.process.ProcessState.UserTime() + worker.process.ProcessState.SystemTime()
@@ -127,26 +136,44 @@ func (f *fleet) byWorkers(filter bool, tips string) (sample Sample) {
 	return sample
 }
 
+// startWorker returns when the worker is ready.
+func (f *fleet) startWorker(tips string) (worker *binary, log string) {
+	f.tb.Helper()
+	private := freeAddress(f.tb)
+	worker, log = startBinary(f.tb, f.worker, append([]string{
+		"GITSMITH_GIT_URL=" + f.server.base, "GITSMITH_API_URL=" + f.server.base, "GITSMITH_CONCURRENCY=" + strconv.Itoa(f.atOnce),
+		"GITSMITH_CACHE_DIR=" + tips, "GITSMITH_TEMP_DIR=" + filepath.Join(f.root, "temp"), "GITSMITH_OPS_ADDR=" + private,
+		"GITSMITH_GIT_BUDGET=1000000000", // counted, but never used up
+	}, f.common...))
+	f.awaitReady("http://"+private+"/readyz", log)
+	return worker, log
+}
+
+// jobPush is what a job does in a repository, to be completed by the file and the word.
+const jobPush = `{"branch": "main", "message": "one line", "changes": [{"replace": {"paths": [%q], "pattern": "\\A\\w+", "with": "word%d", "regexp": true}}]}`
+
 // requests are for one push a repository. What Forge does, signing them, is not measured.
 func (f *fleet) requests() []*http.Request {
 	f.tb.Helper()
-	token := f.issuer.OAuthToken(forgetest.OAuthOptions{
-		ExpiresAt: time.Now().Add(2 * time.Hour), Scopes: []string{"read:repository:bitbucket", "write:repository:bitbucket"},
-	})
-	const body = `{"repository": {"workspace": "bench", "slug": "r%d"}, "push": {"branch": "main", "message": "one line", "changes": [
-		{"replace": {"paths": [%q], "pattern": "\\A\\w+", "with": "word%d", "regexp": true}}]}}`
 	requests := make([]*http.Request, len(f.all))
 	for i := range requests {
-		request, err := http.NewRequestWithContext(f.tb.Context(), http.MethodPost, f.url, strings.NewReader(fmt.Sprintf(body, i, f.file, f.words)))
-		if err != nil {
-			f.tb.Fatal(err)
-		}
-		request.Header.Set("Authorization", "Bearer "+f.issuer.FIT(forgetest.FITOptions{Life: fitLife, Principal: "user"}))
-		request.Header.Set("Content-Type", "application/json")
-		request.Header.Set(forge.HeaderSystemToken, token)
-		requests[i] = request
+		body := fmt.Sprintf(`{"repository": {"workspace": "bench", "slug": "r%d"}, "push": `+jobPush+`}`, i, f.file, f.words)
+		requests[i] = f.request(http.MethodPost, f.url, body)
 	}
 	return requests
+}
+
+// request is a call from the app's UI.
+func (f *fleet) request(method, url, body string) *http.Request {
+	f.tb.Helper()
+	request, err := http.NewRequestWithContext(f.tb.Context(), method, url, strings.NewReader(body))
+	if err != nil {
+		f.tb.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+f.issuer.FIT(forgetest.FITOptions{Life: fitLife, Principal: "user"}))
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set(forge.HeaderSystemToken, f.token)
+	return request
 }
 
 // submit sends them to the receiver.
@@ -189,11 +216,11 @@ func (f *fleet) awaitDone(log string) {
 	}
 }
 
-// check lets git look at every repository, as after a single push.
+// check lets git look at every repository, as after a single push. All began as the same, so all must have the same tree.
 func (f *fleet) check() {
 	f.tb.Helper()
+	tree := f.all[0].expected(f.all[0].tip, f.file, fmt.Sprintf("word%d", f.words))
 	for _, repository := range f.all {
-		tree := repository.expected(repository.tip, f.file, fmt.Sprintf("word%d", f.words))
 		if err := repository.checkPush(repository.tip, tree); err != nil {
 			f.tb.Fatalf("%s: %v", repository.path, err)
 		}
@@ -212,25 +239,37 @@ func queueRows() []Row {
 	}
 }
 
-// benchmarkQueue is many repositories at once.
-func benchmarkQueue(b *testing.B, rounds int) Result {
-	root, err := os.MkdirTemp(places(b)[0].folder, "fleet-") //nolint:usetesting // on the disk that is measured
+// fleetOnDisk is a fleet of small repositories on the disk that is measured.
+func fleetOnDisk(b *testing.B, n, atOnce int) *fleet {
+	b.Helper()
+	root, err := os.MkdirTemp(places(b)[0].folder, "fleet-") //nolint:usetesting // see above
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = os.RemoveAll(root) })
-	f := startFleet(b, cacheFolder, root, Small(), repositories)
+	f := startFleet(b, cacheFolder, root, Small(), n, atOnce)
 	f.settled = true
+	return f
+}
+
+// benchmarkQueue is many repositories at once.
+func benchmarkQueue(b *testing.B, rounds int) Result {
+	f := fleetOnDisk(b, repositories, atOnce)
 	rows := queueRows()
 	for range rounds {
 		f.round(rows)
-		for _, row := range rows {
-			last := row.Samples[len(row.Samples)-1]
-			fmt.Fprintf(os.Stderr, "queue %-60s %9s wall %9s cpu %6s\n", row.Name, milliseconds(last.Wall), milliseconds(last.CPU), megabytes(last.RSS))
-		}
+		printLast("queue", rows)
 	}
 	return Result{Kind: queueTitle, Day: time.Now().Format(time.DateOnly), Rows: rows, Note: fmt.Sprintf(
 		"Time from the first request to the receiver to the end of the last job, by one worker with %d slots that has just started; memory and processor time are the worker's.", atOnce)}
+}
+
+// printLast shows what the last round has measured.
+func printLast(what string, rows []Row) {
+	for _, row := range rows {
+		last := row.Samples[len(row.Samples)-1]
+		fmt.Fprintf(os.Stderr, "%s %-60s %9s wall %9s cpu %6s\n", what, row.Name, milliseconds(last.Wall), milliseconds(last.CPU), megabytes(last.RSS))
+	}
 }
 
 // round takes each way once: in turns, but that the warm one follows the cold one whose tip cache it uses.
@@ -245,9 +284,14 @@ func (f *fleet) round(rows []Row) {
 			rows[3].Samples = append(rows[3].Samples, f.byWorkers(false, tips))
 		},
 	}
-	first := len(rows[0].Samples) // none always comes first
+	f.inTurn(len(rows[0].Samples), ways, tips)
+}
+
+// inTurn takes each way once, none always first, and keeps nothing from one to the next.
+func (f *fleet) inTurn(round int, ways []func(), tips string) {
+	f.tb.Helper()
 	for i := range ways {
-		ways[(first+i)%len(ways)]()
+		ways[(round+i)%len(ways)]()
 		f.forget(tips)
 	}
 }

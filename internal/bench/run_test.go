@@ -78,16 +78,24 @@ func (s *served) compare(ways []way, pushes bool, memory float64, rounds int) []
 	return rows
 }
 
+// numberOf is a number that the run was told, or the usual one.
+func numberOf(b *testing.B, variable string, usual int) int {
+	b.Helper()
+	text := os.Getenv(variable)
+	if text == "" {
+		return usual
+	}
+	number, err := strconv.Atoi(text)
+	if err != nil || number < 1 {
+		b.Fatalf("%s: %q is no number from 1", variable, text)
+	}
+	return number
+}
+
 // BenchmarkGit is Gitsmith beside the command line and go-git, once on the disk and once in memory. What it measures takes the
 // place of the same from earlier runs, and the report is of all.
 func BenchmarkGit(b *testing.B) {
-	rounds := minRounds
-	if text := os.Getenv(roundsVariable); text != "" {
-		var err error
-		if rounds, err = strconv.Atoi(text); err != nil || rounds < 1 {
-			b.Fatalf("%s: %q is no number of rounds", roundsVariable, text)
-		}
-	}
+	rounds := numberOf(b, roundsVariable, minRounds)
 	kept, err := openResults(filepath.Join(cacheFolder, "results.json"), Machine(b.Context()))
 	if err != nil {
 		b.Fatal(err)

@@ -17,6 +17,8 @@ type Sample struct {
 	RSS    int64         // bytes: the largest of the client's processes
 	Filled time.Duration // until nothing arrived any more for the tip cache; 0 where there is none
 	Read   string        // how Gitsmith read the tip
+	// Redis and Receiver are the processor time of the servers beside the worker; 0 where there are none.
+	Redis, Receiver time.Duration
 	Traffic
 }
 

@@ -245,7 +245,7 @@ func (s *Server) write(ctx context.Context, r *run, out outcome, result job.Resu
 		if err != nil {
 			return "", fault.Wrapf(fault.Internal, err, "the result cannot be encoded")
 		}
-		fields = append(fields, "result", string(text), "failure", "")
+		fields = append(append(fields, inParts("result", string(text))...), "failure", "")
 	} else {
 		fields = append(fields, "failure", failureText(out.kind, out.detail))
 	}

@@ -96,6 +96,24 @@ func TestRecordOfLongNamesIsPacked(t *testing.T) {
 	}
 }
 
+// A push's result is longer than what Redis keeps packed, and its record costs Redis no hash table all the same.
+func TestRecordOfADoneJobIsPacked(t *testing.T) {
+	b := onReal(t)
+	want := job.Result{Push: &job.PushResult{
+		Branch: "chore/" + strings.Repeat("b", 50), Commit: strings.Repeat("c", 40), Parent: strings.Repeat("p", 40), Changed: 1, Read: "partial",
+	}}
+	j := aJob("done")
+	j.Digest = strings.Repeat("d", 64)
+	b.enqueue(j)
+	b.serve(queue.ServerConfig{}, func(context.Context, job.Job) (job.Result, error) { return want, nil })
+	if status := b.await("done", job.Succeeded); status.Result == nil || *status.Result.Push != *want.Push {
+		t.Errorf("%+v", status.Result)
+	}
+	if encoding := b.redis.ObjectEncoding(t.Context(), recordKey("done")).Val(); encoding != "listpack" {
+		t.Errorf("the record is kept as %s", encoding)
+	}
+}
+
 func TestEnqueueTwiceIsOnce(t *testing.T) {
 	onBoth(t, func(t *testing.T, b *bundle) {
 		var created, ran atomic.Int32

@@ -45,6 +45,28 @@ func fieldsOf(j job.Job, now time.Time) []any {
 // record is a record as it was read.
 type record map[string]string
 
+// inParts are the fields of a text that may be too long for one: field, then field.1 and so on. The first one that is not full is the last.
+func inParts(field, text string) (fields []any) {
+	for name, part := field, 1; ; part++ {
+		size := min(len(text), shortField)
+		fields = append(fields, name, text[:size])
+		if size < shortField {
+			return fields
+		}
+		name, text = field+"."+strconv.Itoa(part), text[size:]
+	}
+}
+
+// text puts together what inParts took apart. A text that an older version left whole is longer than a part, and complete.
+func (r record) text(field string) string {
+	text := r[field]
+	for last, part := text, 1; len(last) == shortField; part++ {
+		last = r[field+"."+strconv.Itoa(part)]
+		text += last
+	}
+	return text
+}
+
 func (r record) time(field string) time.Time {
 	milliseconds, err := strconv.ParseInt(r[field], 10, 64)
 	if err != nil || milliseconds == 0 {
@@ -72,7 +94,7 @@ func (r record) status() job.Status {
 		Actor: forge.ActorKind(r["actor"]), Branch: r["branch"], Ref: r["ref"], Rule: r["rule"], Batch: r["batch"], Generation: r.number("generation"), Attempts: r.number("attempts"),
 		CreatedAt: r.time("created"), StartedAt: r.time("started"), EndedAt: r.time("ended"), NextAt: r.time("next"),
 	}
-	if text := r["result"]; text != "" {
+	if text := r.text("result"); text != "" {
 		result := new(job.Result)
 		if json.Unmarshal([]byte(text), result) == nil {
 			status.Result = result

@@ -15,7 +15,8 @@ import (
 //	batch item                                                         of a batch, whose ledger follows the state
 //	workspace                                                          of a repository whose name is too long for one field
 //	generation opened                                                  the newest run asked for, and since when
-//	state attempts snoozes started ended next result failure           how it stands
+//	state attempts snoozes started ended next failure                  how it stands
+//	result result.1 …                                                  what came of it, in short parts
 //	run                                                                attempts that ever began: each one's fence
 //	active                                                             the fence of the attempt that is under way
 //	begun                                                              attempts that began and were not heard of again

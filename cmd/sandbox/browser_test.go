@@ -1,0 +1,116 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/gitsmith/gitsmith/internal/ops/browsertest"
+)
+
+// TestPageInABrowser starts a batch at the app's page, which stands before the real receiver and worker with the sandbox in the place of
+// Forge, sees it fail in one repository, retries that, and looks at the batch where operators do.
+func TestPageInABrowser(t *testing.T) {
+	if _, err := os.Stat(filepath.Join(builtPage(), "index.html")); err != nil {
+		t.Fatalf("the page is not built; run `make app`: %v", err)
+	}
+	chromium := browsertest.Start(t)
+	t.Setenv("TMPDIR", t.TempDir())
+	sandbox, err := start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := sandbox.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := sandbox.addFleet(t.Context(), 1, 5); err != nil {
+		t.Fatal(err)
+	}
+	if err := sandbox.bitbucket.Restrict("acme", fleetSlug(2), "chore/note"); err != nil {
+		t.Fatal(err)
+	}
+
+	page := visitor{chromium.Page(t), t}
+	page.Size(1000, 900, false)
+	page.Open(sandbox.addresses["forge"] + "/app/#/new")
+	list := ""
+	for i := 1; i <= 5; i++ {
+		list += "acme/" + fleetSlug(i) + " team=team-" + strconv.Itoa(i) + "\n"
+	}
+	page.fill("title", "Note the teams", "list", list, "branch", "chore/note", "message", "Note the team of {{repository.slug}}",
+		"path-0", "TEAM", "content-0", "{{values.team}}\n", "prTitle", "Note the team", "canary", "1", "stop", "", "dryRun", "off", "actor", "system")
+	page.click("Start the batch")
+	page.sees("5 of 5 repositories")
+	page.sees("chore/note")
+	page.sees("acme/" + fleetSlug(2))
+	page.shot("page-failures")
+	if err := sandbox.bitbucket.Restrict("acme", fleetSlug(2)); err != nil {
+		t.Fatal(err)
+	}
+	page.click("Retry the failed one")
+	page.Wait(`document.body.innerText.includes("5 of 5 repositories") && !document.body.innerText.includes("Retry the failed")`)
+	page.shot("page-done")
+	for i := 1; i <= 5; i++ {
+		if content := sandbox.git(t.Context(), fleetSlug(i), "show", "chore/note:TEAM"); content != "team-"+strconv.Itoa(i) {
+			t.Errorf("%s has %q", fleetSlug(i), content)
+		}
+	}
+	for _, said := range page.Said() {
+		if !strings.Contains(said, "favicon.ico") { // of the stand-in's address; at Forge the page is a frame
+			t.Errorf("the page's console says %q", said)
+		}
+	}
+
+	operator := visitor{chromium.Page(t), t}
+	operator.Size(1200, 900, false)
+	operator.Open(strings.Replace(sandbox.addresses["ops"], "http://", "http://"+dashboardUser+":"+dashboardPassword+"@", 1) + "/dashboard/batches")
+	operator.sees("Note the teams")
+	operator.sees("finished")
+	operator.shot("dashboard")
+}
+
+// visitor is a tab with hands.
+type visitor struct {
+	*browsertest.Page
+	tb testing.TB
+}
+
+func (v visitor) sees(text string) {
+	v.tb.Helper()
+	v.Wait("document.body.innerText.includes(" + strconv.Quote(text) + ")")
+}
+
+// fill writes into fields by their ids, as typing does for React; "on" and "off" are for boxes.
+func (v visitor) fill(fields ...string) {
+	v.tb.Helper()
+	for i := 0; i < len(fields); i += 2 {
+		id, value := strconv.Quote(fields[i]), strconv.Quote(fields[i+1])
+		v.Wait("document.getElementById(" + id + ")")
+		v.Wait(`((field, value) => {
+			if (field.type === "checkbox") { if (field.checked !== (value === "on")) field.click(); return true; }
+			Object.getOwnPropertyDescriptor(Object.getPrototypeOf(field), "value").set.call(field, value);
+			field.dispatchEvent(new Event(field.tagName === "SELECT" ? "change" : "input", { bubbles: true }));
+			return true;
+		})(document.getElementById(` + id + `), ` + value + `)`)
+	}
+}
+
+// click clicks the button with this text, as soon as there is one.
+func (v visitor) click(text string) {
+	v.tb.Helper()
+	find := `[...document.querySelectorAll("button, a")].find((each) => each.innerText.trim() === ` + strconv.Quote(text) + ` && !each.disabled)`
+	v.Wait(find)
+	v.Wait("(" + find + ".click(), true)")
+}
+
+// shot keeps a picture of the page where GITSMITH_SHOTS says so.
+func (v visitor) shot(name string) {
+	v.tb.Helper()
+	if folder := os.Getenv("GITSMITH_SHOTS"); folder != "" {
+		v.Screenshot(filepath.Join(folder, "sandbox-"+name+".png"))
+	}
+}
