@@ -12,7 +12,7 @@ import (
 
 // kept is what a Redis holds.
 type kept struct {
-	all   int64            // used_memory
+	all   int64            // used_memory without buffers of connections and of the append-only file
 	kinds map[string]int64 // MEMORY USAGE of the keys, by kind
 	count map[string]int
 }
@@ -36,10 +36,10 @@ func (f *fleet) batchMemory() Table {
 	n := int64(len(f.all))
 	table := Table{
 		Title: "Redis memory for a repository of the batch",
-		Note: "Bytes for each repository: all of used_memory, and MEMORY USAGE of the keys by kind. Waiting: no repository has begun. The tasks of asynq are\n" +
-			"kept for an hour after a success, the records and the batch for seven days.",
+		Note: "Bytes for each repository: used_memory without the buffers of connections and of the append-only file, and MEMORY USAGE of the keys by kind.\n" +
+			"Waiting: no repository has begun. The tasks of asynq are kept for an hour after a success, the records and the batch for seven days.",
 		Header: []string{"keys", "waiting", "ended", "keys at the end"},
-		Rows:   [][]string{{"used_memory", fmt.Sprint((waits.all - before.all) / n), fmt.Sprint((ended.all - before.all) / n), ""}},
+		Rows:   [][]string{{"all", fmt.Sprint((waits.all - before.all) / n), fmt.Sprint((ended.all - before.all) / n), ""}},
 	}
 	kinds := slices.SortedFunc(maps.Keys(ended.kinds), func(a, b string) int {
 		return int(ended.kinds[b] - before.kinds[b] - ended.kinds[a] + before.kinds[a])
@@ -71,10 +71,14 @@ func (f *fleet) kept() kept {
 	if err != nil {
 		f.tb.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(info, "\nused_memory:")
-	if _, err := fmt.Sscan(rest, &read.all); err != nil {
-		f.tb.Fatal(err)
+	number := func(name string) (n int64) {
+		_, rest, _ := strings.Cut(info, "\n"+name+":")
+		if _, err := fmt.Sscan(rest, &n); err != nil {
+			f.tb.Fatalf("%s: %v in %s", name, err, info)
+		}
+		return n
 	}
+	read.all = number("used_memory") - number("mem_clients_normal") - number("mem_aof_buffer")
 	var keys []string
 	for each := f.redis.Scan(ctx, 0, "*", 1000).Iterator(); each.Next(ctx); {
 		keys = append(keys, each.Val())
