@@ -91,6 +91,7 @@ func (b *base) publicListener(
 		}
 		return converted, err
 	})
+	b.metrics.WatchBatches(b.batches.Going)
 	callers := func(route string, modules []string) receiver.Callers {
 		return receiver.Callers{Modules: modules, Users: slices.Contains(settings.AllowPrincipal, route)}
 	}

@@ -105,6 +105,9 @@ func (h *housekeeping) erase(ctx context.Context, id string) error {
 	if err := h.git.Forget(id); err != nil {
 		return err
 	}
+	if err := h.batches.Forget(ctx, id); err != nil {
+		return err
+	}
 	_, err := h.installations.Erase(ctx, id) // it logs
 	return err
 }

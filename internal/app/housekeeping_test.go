@@ -11,12 +11,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/artifact"
+	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
@@ -62,6 +64,7 @@ func startHousekeeping(t *testing.T) *tended {
 		queue:         queue.Options{Redis: client, Keyring: ring, Cap: 2},
 		installations: installation.New(client, installation.Options{Remember: -1, Now: func() time.Time { return k.now }}),
 	}
+	b.batches = batch.NewStore(batch.Options{Redis: client, Keyring: ring, Jobs: queue.NewClient(b.queue)})
 	k.housekeeping = b.newHousekeeping(git)
 	return k
 }
@@ -71,6 +74,10 @@ func (k *tended) furnish(t *testing.T, id string) {
 	t.Helper()
 	ctx := t.Context()
 	_, touchErr := k.installations.Touch(ctx, installation.Call{ID: id, Installed: true})
+	_, _, batchErr := k.batches.Create(ctx, batch.Batch{
+		ID: "b-" + id, Installation: id, Actor: forge.Actor{Kind: forge.ActorSystem}, CreatedAt: time.Now(), Digest: "d",
+		Request: batch.Request{Push: new(job.Push), Repositories: make([]batch.Target, 2)},
+	})
 	_, putErr := k.vault.Put(ctx, id, forge.Actor{Kind: forge.ActorSystem}, forge.OAuthToken{Text: secret.New("t"), ExpiresAt: time.Now().Add(time.Hour)})
 	for _, name := range []string{"a", "b", "c"} {
 		_, _, err := k.jobs.Enqueue(ctx, job.Job{
@@ -84,7 +91,7 @@ func (k *tended) furnish(t *testing.T, id string) {
 	if err == nil {
 		err = tips.Store(tipcache.Key{Installation: id, Repository: "acme/web"}, nil, nil, nil, nil)
 	}
-	if err := errors.Join(touchErr, putErr, artifactErr, err); err != nil {
+	if err := errors.Join(touchErr, batchErr, putErr, artifactErr, err); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -139,6 +146,10 @@ func TestRemovedInstallation(t *testing.T) {
 	k.tend(t)
 	if keys, archives, tips := k.left(t, "gone"); keys != 0 || archives != 0 || tips != 1 {
 		t.Errorf("left: %d keys, %d archives, %d tips of both", keys, archives, tips)
+	}
+	recent, err := k.batches.Recent(t.Context(), 10)
+	if active := k.redis.ZRange(t.Context(), "gitsmith:batches:active", 0, -1).Val(); err != nil || len(recent) != 1 || !slices.Equal(active, []string{"here b-here"}) {
+		t.Errorf("batches: %+v, %v, active %q", recent, err, active)
 	}
 	if keys, archives, _ := k.left(t, "here"); keys != hereKeys || archives != 1 {
 		t.Errorf("of the neighbour are left: %d of %d keys, %d archives", keys, hereKeys, archives)

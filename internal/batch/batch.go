@@ -170,6 +170,7 @@ type entry struct {
 	Values         []byte      `json:"v,omitempty"` // sealed
 	Details        *details    `json:"d,omitempty"`
 	Expect         *job.Expect `json:"e,omitempty"` // of the dry run
+	Index          *int        `json:"i,omitempty"` // of the dry run, whose expressions spoke of it; nil for its own number
 }
 
 // details are what Bitbucket says of a repository beside its name.

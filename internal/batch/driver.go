@@ -98,22 +98,29 @@ func (d *Driver) Run(ctx context.Context) error {
 	defer group.Wait()
 	defer stop()
 	group.Go(func() { d.resolveAll(resolving) }) // beside the rest: a slow query holds nobody up
+	group.Go(func() { d.follow(resolving) })     // a long round does not either
 	group.Go(func() { d.listen(resolving) })
 	for {
-		var err error
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.signal:
-			for _, name := range d.nudged() {
-				_, advanceErr := d.advance(ctx, name)
-				err = errors.Join(err, advanceErr)
-			}
 		case <-tick.C:
-			err = d.round(ctx)
+			d.warn(ctx, d.round(ctx))
 		}
-		if err != nil && ctx.Err() == nil {
-			d.Logger.WarnContext(ctx, "batches could not be looked after; it is tried again", slog.Any("error", err))
+	}
+}
+
+// follow lets the next repositories of batches begin that had one end, until ctx ends.
+func (d *Driver) follow(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.signal:
+			d.warn(ctx, d.each(d.nudged(), func(name string) error {
+				_, err := d.advance(ctx, name)
+				return err
+			}))
 		}
 	}
 }
@@ -137,35 +144,76 @@ func (d *Driver) listen(ctx context.Context) {
 	}
 }
 
+func (d *Driver) warn(ctx context.Context, err error) {
+	if err != nil && ctx.Err() == nil {
+		d.Logger.WarnContext(ctx, "batches could not be looked after; it is tried again", slog.Any("error", err))
+	}
+}
+
+// each does something for several batches at the same time, so that none waits for all others.
+func (d *Driver) each(names []string, do func(name string) error) error {
+	errs := make([]error, len(names))
+	var group errgroup.Group
+	group.SetLimit(flights)
+	for i, name := range names {
+		group.Go(func() error {
+			errs[i] = do(name)
+			return nil
+		})
+	}
+	_ = group.Wait() // they are all in errs
+	return errors.Join(errs...)
+}
+
 // round looks after every batch that has not ended.
 func (d *Driver) round(ctx context.Context) error {
-	names, err := d.Store.Redis.ZRangeWithScores(ctx, activeKey, 0, -1).Result()
+	active, err := d.Store.Redis.ZRangeWithScores(ctx, activeKey, 0, -1).Result()
 	if err != nil {
 		return unavailable(err, "look for batches")
 	}
-	var errs []error
-	for _, each := range names {
-		name := each.Member.(string)
-		installation, id := split(name)
-		mine, err := d.Store.Redis.SetNX(ctx, root(installation, id)+":tick", 1, tickLease).Result()
-		if err != nil {
-			return unavailable(err, "look after a batch")
-		}
-		if !mine {
-			continue
-		}
-		state, err := d.advance(ctx, name)
-		errs = append(errs, err)
-		switch {
-		case err != nil:
-		case state == "none" && d.Store.Now().Sub(time.UnixMilli(int64(each.Score))) < emptyGrace:
-		case state != "going":
-			errs = append(errs, d.forget(ctx, name, each.Score))
-		default:
-			errs = append(errs, d.mend(ctx, installation, id))
+	names, since := make([]string, len(active)), make(map[string]float64, len(active))
+	for i, each := range active {
+		name, _ := each.Member.(string) // all members are
+		names[i], since[name] = name, each.Score
+	}
+	return d.each(names, func(name string) error { return d.lookAfter(ctx, name, since[name]) })
+}
+
+// lookAfter goes on with a batch, mends it, and lets go of it where it is over, unless another worker does it just now.
+func (d *Driver) lookAfter(ctx context.Context, name string, since float64) error {
+	installation, id := split(name)
+	mine, err := d.Store.Redis.SetNX(ctx, root(installation, id)+":tick", 1, tickLease).Result()
+	if err != nil || !mine {
+		return unavailable(err, "look after a batch")
+	}
+	state, err := d.advance(ctx, name)
+	switch {
+	case err != nil || state == "none" && d.Store.Now().Sub(time.UnixMilli(int64(since))) < emptyGrace:
+		return err
+	case state == "over":
+		d.Logger.LogAttrs(ctx, slog.LevelInfo, "a batch has ended", d.standing(ctx, installation, id)...)
+		return d.forget(ctx, name, since)
+	case state == "none":
+		return d.forget(ctx, name, since)
+	}
+	return d.mend(ctx, installation, id)
+}
+
+// standing is how a batch stands, for the log. Its title is content, and no part of it.
+func (d *Driver) standing(ctx context.Context, installation, id string) []slog.Attr {
+	attributes := []slog.Attr{slog.String("batch", id), slog.String("installation", installation)}
+	read, err := d.Store.ledger(ctx, installation, id)
+	if err != nil {
+		return append(attributes, slog.Any("error", err))
+	}
+	attributes = append(attributes, slog.String("state", read.fields["state"]), slog.String("reason", read.fields["reason"]),
+		slog.Int("count", read.number("total")))
+	for _, state := range sets() {
+		if count := read.counts[state]; count > 0 {
+			attributes = append(attributes, slog.Int(string(state), count))
 		}
 	}
-	return errors.Join(errs...)
+	return attributes
 }
 
 // forgetScript takes a batch from the active ones unless somebody has put it there again meanwhile.
@@ -192,6 +240,9 @@ func (d *Driver) advance(ctx context.Context, name string) (state string, err er
 		return "", err
 	}
 	state, next, err := d.Store.take(ctx, installation, id, hold)
+	if state == "stopped" {
+		d.Logger.LogAttrs(ctx, slog.LevelWarn, "a batch has stopped by itself", d.standing(ctx, installation, id)...)
+	}
 	if err != nil || len(next.numbers) == 0 {
 		return state, err
 	}
@@ -215,18 +266,24 @@ func (d *Driver) hold(ctx context.Context, installation string, actor forge.Acto
 
 // begin queues repositories that were taken. To begin one twice does no harm.
 func (d *Driver) begin(ctx context.Context, installation, id string, fields map[string]string, next taken) error {
-	group, ctx := errgroup.WithContext(ctx)
+	errs := make([]error, len(next.numbers)) // one repository's trouble is not the others'
+	var group errgroup.Group
 	group.SetLimit(flights)
 	for i, number := range next.numbers {
 		group.Go(func() error {
-			return d.beginOne(ctx, jobOf(fields, next.actor, installation, id, number, next.entries[i]))
+			errs[i] = d.beginOne(ctx, jobOf(fields, next.actor, installation, id, number, next.entries[i]))
+			return nil
 		})
 	}
-	return group.Wait()
+	_ = group.Wait() // they are all in errs
+	return errors.Join(errs...)
 }
 
 // beginAgain is begin for repositories that were taken before, and are still to be queued.
 func (d *Driver) beginAgain(ctx context.Context, installation, id string, numbers []int) error {
+	if len(numbers) == 0 {
+		return nil
+	}
 	fields, err := d.Store.head(ctx, installation, id)
 	if err != nil || len(fields) == 0 {
 		return err
@@ -279,16 +336,17 @@ func (d *Driver) mend(ctx context.Context, installation, id string) error {
 	if err != nil {
 		return err
 	}
-	if len(lost) > 0 {
-		if err := d.beginAgain(ctx, installation, id, lost); err != nil {
-			return err
-		}
+	state, err := d.Store.Redis.HGet(ctx, root(installation, id), "state").Result()
+	switch {
+	case err != nil && !errors.Is(err, redis.Nil):
+		return unavailable(err, "look after a batch")
+	case State(state) != StateCanceled:
+		return d.beginAgain(ctx, installation, id, lost)
 	}
-	fields, err := d.Store.head(ctx, installation, id)
-	if err != nil || State(fields["state"]) != StateCanceled {
+	if err := d.cancelWaiting(ctx, installation, id); err != nil {
 		return err
 	}
-	return d.cancelWaiting(ctx, installation, id)
+	return d.Store.cancelTaken(ctx, installation, id, lost) // those that have no job to be canceled
 }
 
 // lost are the repositories that are queued by the ledger and that no worker will come upon.

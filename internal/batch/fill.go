@@ -25,7 +25,7 @@ type variables struct {
 }
 
 var language = expression.Language{
-	Variables: map[string]any{"repository": variables{}, "values": map[string]string{}, "index": 0}, Subject: "this repository", Strangers: true,
+	Variables: map[string]any{"repository": variables{}, "values": map[string]string{}, "index": 0}, Subject: "this repository", Strangers: true, Quiet: true,
 }
 
 // work is a push whose texts may hold expressions.
@@ -64,6 +64,9 @@ func (w *work) render(kept entry, values map[string]string, number int) (*job.Pu
 	about.FullName = about.Workspace + "/" + about.Slug
 	if values == nil {
 		values = map[string]string{}
+	}
+	if kept.Index != nil {
+		number = *kept.Index
 	}
 	err := w.templates.Render(&made, map[string]any{"repository": about, "values": values, "index": number})
 	return &made, err

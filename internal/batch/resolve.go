@@ -3,11 +3,14 @@ package batch
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"path"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/fault"
@@ -56,7 +59,19 @@ func (d *Driver) resolveRound(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, unavailable(err, "look for batches")
 	}
-	for _, name := range names {
+	states := make([]*redis.StringCmd, len(names))
+	pipeline := d.Store.Redis.Pipeline()
+	for i, name := range names {
+		installation, id := split(name)
+		states[i] = pipeline.HGet(ctx, root(installation, id), "state")
+	}
+	if _, err := pipeline.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return false, unavailable(err, "look for batches")
+	}
+	for i, name := range names {
+		if State(states[i].Val()) != StateResolving {
+			continue
+		}
 		installation, id := split(name)
 		fields, err := d.Store.head(ctx, installation, id)
 		if err != nil {

@@ -45,7 +45,7 @@ func (s *Store) ledger(ctx context.Context, installation, id string) (ledger, er
 		return ledger{}, unavailable(err, "look up the batch")
 	}
 	if len(fields.Val()) == 0 {
-		return ledger{}, fault.Newf(fault.NotFound, "there is no batch %.40q, or its time is over", id)
+		return ledger{}, notThere(id)
 	}
 	read := ledger{fields: fields.Val(), ends: ends.Val(), counts: map[ItemState]int{}}
 	for state, count := range counts {
@@ -163,9 +163,20 @@ type grouped struct {
 	failures, skips []Group
 }
 
+// version tells the ledger's states apart, also where Redis lost its last second, and counts again what it had counted.
+func (l ledger) version() string {
+	newest := ""
+	if len(l.ends) > 0 {
+		newest = l.ends[0]
+	}
+	return strings.Join([]string{
+		l.fields["created"], l.fields["changes"], newest, strconv.Itoa(l.counts[Failed]), strconv.Itoa(l.counts[Skipped]),
+	}, " ")
+}
+
 // grouped works out why repositories failed or were skipped, once for every change of the ledger.
 func (s *Store) grouped(ctx context.Context, read ledger, installation, id string) (failures, skips []Group, err error) {
-	key, changes := root(installation, id), read.fields["changes"]
+	key, changes := root(installation, id), read.version()
 	s.mutex.Lock()
 	last, found := s.groups[key]
 	s.mutex.Unlock()
@@ -240,7 +251,7 @@ func whyOf(status job.Status) (kind, reason string) {
 	}
 	if status.Repository != "" {
 		reason = strings.ReplaceAll(reason, status.Repository, "…")
-		if _, slug, found := strings.Cut(status.Repository, "/"); found && len(slug) > 2 {
+		if _, slug, found := strings.Cut(status.Repository, "/"); found && len(slug) > 2 && strings.Contains(reason, slug) {
 			reason = wordOf(slug).ReplaceAllString(reason, "$1…$2")
 		}
 	}
@@ -274,6 +285,33 @@ func (s *Store) Recent(ctx context.Context, limit int) ([]Status, error) {
 		recent = append(recent, status)
 	}
 	return recent, nil
+}
+
+// Going counts the batches that have not ended, of all installations, by their state. It is for operators.
+func (s *Store) Going(ctx context.Context) (map[string]int, error) {
+	members, err := s.Redis.ZRange(ctx, activeKey, 0, -1).Result()
+	if err != nil {
+		return nil, unavailable(err, "count the batches")
+	}
+	pipeline := s.Redis.Pipeline()
+	heads := make([]*redis.SliceCmd, len(members))
+	for i, name := range members {
+		installation, id := split(name)
+		heads[i] = pipeline.HMGet(ctx, root(installation, id), "state", "hold")
+	}
+	if _, err := pipeline.Exec(ctx); err != nil {
+		return nil, unavailable(err, "count the batches")
+	}
+	counts := map[string]int{}
+	for _, head := range heads {
+		fields := head.Val()
+		state, _ := fields[0].(string)
+		if hold, _ := fields[1].(string); hold != "" && (state == string(StateRunning) || state == string(StateResolving)) {
+			state = string(StatePaused)
+		}
+		counts[state]++
+	}
+	return counts, nil
 }
 
 func split(member string) (installation, id string) {

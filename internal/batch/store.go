@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,7 +41,7 @@ type Store struct {
 
 	mutex  sync.Mutex
 	groups map[string]grouped // by batch, as they were last worked out
-	specs  map[string]*spec   // by batch; what one is does not change
+	specs  map[string]*spec   // by batch; what one with a digest is does not change
 }
 
 // NewStore makes a Store.
@@ -81,6 +82,18 @@ return 1`)
 // Create keeps a batch once: the same id with the same digest gives the batch that is there, and created is false. The same id with
 // another digest is a Conflict. After an Unavailable fault the same call again finds out.
 func (s *Store) Create(ctx context.Context, b Batch) (status Status, created bool, err error) {
+	// Whether it is there comes first: the same call again is answered whatever has become of the dry run that it repeats.
+	digest, err := s.digest(ctx, b.Installation, b.ID)
+	switch {
+	case err != nil:
+		return Status{}, false, err
+	case digest == "":
+	case digest != b.Digest:
+		return Status{}, false, anotherRequest()
+	default:
+		status, err := s.Get(ctx, b.Installation, b.ID)
+		return status, false, errors.Join(err, s.remember(ctx, b))
+	}
 	plan, err := s.plan(ctx, b)
 	if err != nil {
 		return Status{}, false, err
@@ -100,18 +113,58 @@ func (s *Store) Create(ctx context.Context, b Batch) (status Status, created boo
 	case answer == 2:
 		return Status{}, false, fault.Newf(fault.Denied, "the app was removed from the workspace; install it again")
 	case answer == 3:
-		return Status{}, false, fault.Newf(fault.Conflict, "this Idempotency-Key was used for another request; use a new key, or send the same body")
-	case answer == 1:
-		pipeline := s.Redis.Pipeline()
-		pipeline.ZAdd(ctx, recentKey, redis.Z{Score: float64(b.CreatedAt.UnixMilli()), Member: name})
-		pipeline.ZRemRangeByRank(ctx, recentKey, 0, -1-maxRecent)
-		pipeline.Publish(ctx, wakeChannel, name)
-		if _, err := pipeline.Exec(ctx); err != nil {
-			return Status{}, false, unavailable(err, "keep the batch")
-		}
+		return Status{}, false, anotherRequest()
+	}
+	if err := s.remember(ctx, b); err != nil {
+		return Status{}, false, err
 	}
 	status, err = s.Get(ctx, b.Installation, b.ID)
 	return status, answer == 1, err
+}
+
+func anotherRequest() error {
+	return fault.Newf(fault.Conflict, "this Idempotency-Key was used for another request; use a new key, or send the same body")
+}
+
+// remember lets the dashboard know of a batch, and a driver.
+func (s *Store) remember(ctx context.Context, b Batch) error {
+	pipeline := s.Redis.Pipeline()
+	pipeline.ZAddNX(ctx, recentKey, redis.Z{Score: float64(b.CreatedAt.UnixMilli()), Member: member(b.Installation, b.ID)})
+	pipeline.ZRemRangeByRank(ctx, recentKey, 0, -1-maxRecent)
+	pipeline.Publish(ctx, wakeChannel, member(b.Installation, b.ID))
+	_, err := pipeline.Exec(ctx)
+	return unavailable(err, "keep the batch")
+}
+
+// digest is of a batch's request; empty where there is no such batch.
+func (s *Store) digest(ctx context.Context, installation, id string) (string, error) {
+	digest, err := s.Redis.HGet(ctx, root(installation, id), "digest").Result()
+	if errors.Is(err, redis.Nil) {
+		return "", nil
+	}
+	return digest, unavailable(err, "look up the batch")
+}
+
+// Forget takes the installation's batches from the lists of all. It goes before the erasure of the installation's keys, which say what
+// there is.
+func (s *Store) Forget(ctx context.Context, installation string) error {
+	ids, err := s.Redis.ZRange(ctx, indexKey(installation), 0, -1).Result()
+	if err != nil {
+		return unavailable(err, "forget the batches")
+	}
+	for page := range slices.Chunk(ids, 1000) {
+		members := make([]any, len(page))
+		for i, id := range page {
+			members[i] = member(installation, id)
+		}
+		pipeline := s.Redis.Pipeline()
+		pipeline.ZRem(ctx, activeKey, members...)
+		pipeline.ZRem(ctx, recentKey, members...)
+		if _, err := pipeline.Exec(ctx); err != nil {
+			return unavailable(err, "forget the batches")
+		}
+	}
+	return nil
 }
 
 // maxRecent is how many batches the dashboard knows of.
@@ -256,6 +309,7 @@ func (s *Store) repeat(ctx context.Context, b Batch) (work spec, title string, e
 		if b.Changed != ChangedApply {
 			each.Expect = expectOf(statuses[i])
 		}
+		each.Index = &numbers[i]
 		entries = append(entries, each)
 	}
 	return work, title, entries, nil
@@ -274,7 +328,8 @@ type spec struct {
 	Push  *job.Push `json:"push"`
 	Query *Query    `json:"query,omitempty"`
 
-	work *work // parsed, where it was needed
+	work   *work  // parsed, where it was needed
+	digest string // of the batch: the same Idempotency-Key makes the same id again, once the batch before is gone
 }
 
 // maxKnown is how many batches' specs and groups a process keeps at hand.
@@ -283,10 +338,14 @@ const maxKnown = 64
 // spec is what a batch does; it may be another's answer and is not to be changed.
 func (s *Store) spec(ctx context.Context, installation, id string) (*spec, error) {
 	key := root(installation, id)
+	digest, err := s.digest(ctx, installation, id)
+	if err != nil {
+		return nil, err
+	}
 	s.mutex.Lock()
 	found := s.specs[key]
 	s.mutex.Unlock()
-	if found != nil {
+	if found != nil && found.digest == digest {
 		return found, nil
 	}
 	sealed, err := s.Redis.Get(ctx, key+":spec").Bytes()
@@ -300,7 +359,7 @@ func (s *Store) spec(ctx context.Context, installation, id string) (*spec, error
 	if err != nil {
 		return nil, fault.Wrapf(fault.Internal, err, "the batch cannot be opened: it is damaged, or its sealing key is not in GITSMITH_SEAL_KEYS any more")
 	}
-	read := new(spec)
+	read := &spec{digest: digest}
 	if err := json.Unmarshal(plain, read); err != nil || read.Push == nil {
 		return nil, fault.Wrapf(fault.Internal, err, "the batch's content cannot be read")
 	}

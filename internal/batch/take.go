@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"cmp"
 	"context"
 	"strconv"
 	"strings"
@@ -35,8 +36,8 @@ end
 // as may run at once: then the other side has trouble, and more of the same would not help it.
 //
 // KEYS: root, gone. ARGV: now, why nothing can begin now (no token) or "", how many at most, oldest creation that may go on.
-// Returns {state}: "none" where there is no such batch, "over" where nothing is left to be done, else "going"; after that, where some
-// begin, the actor and principal as whom, then number and entry of each.
+// Returns {state}: "none" where there is no such batch, "over" where nothing is left to be done, "stopped" where it has just stopped by
+// itself, else "going"; after that, where some begin, the actor and principal as whom, then number and entry of each.
 var takeScript = redis.NewScript(common + `
 local root, now = KEYS[1], tonumber(ARGV[1])
 local have = redis.call('HMGET', root, 'state', 'resolved', 'total', 'concurrency', 'per_hour', 'canary', 'then', 'stop', 'stage', 'accepted', 'created',
@@ -83,7 +84,7 @@ local failed = count(root, 'failed') - tonumber(have[10] or 0)
 if have[8] and failed > 0 and failed >= math.max(1, amount(have[8], limit)) then
   redis.call('HSET', root, 'state', 'stopped', 'reason', string.format(
     'stopped by itself: %d of the %d repositories of this stage failed, and stop_at_failures is %s; look at the failures, then resume or cancel', failed, limit, have[8]))
-  return {'going'}
+  return {'stopped'}
 end
 while begun >= limit and stage < #limits - 1 and busy + waiting == 0 do
   stage = stage + 1
@@ -142,6 +143,30 @@ func (s *Store) take(ctx context.Context, installation, id, hold string) (state 
 // maxTake is how many repositories begin in one step.
 const maxTake = maxConcurrency
 
+// cancelTakenScript ends repositories of a canceled batch that were taken and have no job that would run.
+//
+// KEYS: root. ARGV: numbers.
+var cancelTakenScript = redis.NewScript(`
+local root = KEYS[1]
+if redis.call('HGET', root, 'state') ~= 'canceled' then return 0 end
+for _, item in ipairs(ARGV) do
+  if redis.call('ZREM', root .. ':queued', item) == 1 then redis.call('ZADD', root .. ':canceled', item, item) end
+end
+redis.call('PEXPIRE', root .. ':canceled', redis.call('PTTL', root))
+redis.call('HINCRBY', root, 'changes', 1)
+return 1`)
+
+func (s *Store) cancelTaken(ctx context.Context, installation, id string, numbers []int) error {
+	if len(numbers) == 0 {
+		return nil
+	}
+	arguments := make([]any, len(numbers))
+	for i, number := range numbers {
+		arguments[i] = number
+	}
+	return unavailable(cancelTakenScript.Run(ctx, s.Redis, []string{root(installation, id)}, arguments...).Err(), "look after a batch")
+}
+
 // actScript does what a caller asks of a batch.
 //
 // KEYS: root. ARGV: "cancel", "pause", "resume" or "retry", actor, principal. Returns {verdict, state}: "none", "done" or "refused".
@@ -178,6 +203,9 @@ return {'done', state}`)
 
 // act changes a batch and sees to it that somebody looks after it.
 func (s *Store) act(ctx context.Context, what, installation, id string, actor forge.Actor) error {
+	if there, err := s.Redis.Exists(ctx, root(installation, id)).Result(); err != nil || there == 0 { // or anybody fills the active ones
+		return cmp.Or(unavailable(err, what+" the batch"), notThere(id))
+	}
 	// Active before, should this die in between; and after, should it be found idle meanwhile. Not woken before: what it does then could
 	// be what is asked for, and the caller be refused.
 	name := member(installation, id)
@@ -189,7 +217,7 @@ func (s *Store) act(ctx context.Context, what, installation, id string, actor fo
 	case err != nil || len(answer) != 2:
 		return unavailable(err, what+" the batch")
 	case answer[0] == "none":
-		return fault.Newf(fault.NotFound, "there is no batch %.40q, or its time is over", id)
+		return notThere(id)
 	case answer[0] == "refused":
 		return fault.Newf(fault.Conflict, "%s", refusal(what, State(answer[1])))
 	}
@@ -198,6 +226,10 @@ func (s *Store) act(ctx context.Context, what, installation, id string, actor fo
 	after.Publish(ctx, wakeChannel, name)
 	_, err = after.Exec(ctx)
 	return unavailable(err, what+" the batch")
+}
+
+func notThere(id string) error {
+	return fault.Newf(fault.NotFound, "there is no batch %.40q, or its time is over", id)
 }
 
 func refusal(what string, state State) string {

@@ -3,8 +3,10 @@ package edit
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,8 +60,11 @@ func (c *compiler) expression(operation replaceOperation, replace Replace) (_ op
 		return nil, fault.Newf(fault.Invalid, "%s.pattern: %d bytes, at most %d are taken for a regular expression", operation.field, len(replace.Pattern), c.limits.PatternBytes)
 	}
 	if operation.expression, err = regexp.Compile(replace.Pattern); err != nil {
-		return nil, fault.Newf(fault.Invalid, "%s.pattern: it is no RE2 regular expression (https://golang.org/s/re2syntax): %s",
-			operation.field, strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+		why := "it cannot be read"
+		if wrong := (*syntax.Error)(nil); errors.As(err, &wrong) {
+			why = wrong.Code.String() // not where: an error is kept, and a pattern is content
+		}
+		return nil, fault.Newf(fault.Invalid, "%s.pattern: it is no RE2 regular expression (https://golang.org/s/re2syntax): %s", operation.field, why)
 	}
 	for _, name := range references(replace.With) {
 		operation.groups++

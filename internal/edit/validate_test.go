@@ -67,7 +67,7 @@ func TestValidateRefuses(t *testing.T) {
 		"glob explodes":    {[]edit.Change{replace("a", "b", strings.Repeat("{a,b}", 11))}, "braces"},
 		"empty pattern":    {[]edit.Change{replace("", "b", "**")}, "changes[0].replace.pattern: it is empty"},
 		"empty expression": {[]edit.Change{replaceRegexp("", "b", "**")}, "changes[0].replace.pattern: it is empty"},
-		"expression":       {[]edit.Change{replaceRegexp("a(b", "b", "**")}, "changes[0].replace.pattern: it is no RE2 regular expression (https://golang.org/s/re2syntax): missing closing ): `a(b`"},
+		"expression":       {[]edit.Change{replaceRegexp("a(b", "b", "**")}, "changes[0].replace.pattern: it is no RE2 regular expression (https://golang.org/s/re2syntax): missing closing )"},
 		"look-ahead":       {[]edit.Change{replaceRegexp("a(?=b)", "b", "**")}, "no RE2"},
 		"long expression":  {[]edit.Change{replaceRegexp(strings.Repeat("a", 16<<10+1), "b", "**")}, "at most 16384"},
 		"unknown group":    {[]edit.Change{replaceRegexp("(a)", "$2", "**")}, `no group "2"`},

@@ -33,6 +33,9 @@ type Language struct {
 	// Strangers write the expressions, not the operator: whatever could work for long is refused. Those are loops (map, filter, …),
 	// let, ranges, $env, regular expressions that are worked out, and more than 1,000 expressions in a value.
 	Strangers bool
+	// Quiet makes errors name the place of a template, and say nothing of what stands around its expressions or of values: they are
+	// kept in records and logs, which hold no content.
+	Quiet bool
 }
 
 // Condition is an expression that gives true or false.
@@ -75,6 +78,9 @@ func (l Language) Text(text string) (*Text, error) {
 		}
 		end := closing(after)
 		if end < 0 {
+			if l.Quiet {
+				return nil, fmt.Errorf("{{ is not closed by }}")
+			}
 			return nil, fmt.Errorf("%.80q: {{ is not closed by }}", text)
 		}
 		program, err := l.compile(strings.TrimSpace(after[:end]))
@@ -217,6 +223,9 @@ func (l Language) run(field string, program *vm.Program, variables map[string]an
 
 // failed is what an expression that failed tells its writer.
 func (l Language) failed(field string, err error) error {
+	if l.Quiet {
+		return fault.Newf(fault.Invalid, "%s: the expression fails for %s; a field that may be absent is read with ?. and ??", field, l.Subject)
+	}
 	return fault.Wrapf(fault.Invalid, err, "%s: the expression fails for %s: %.200s; a field that may be absent is read with ?. and ??", field, l.Subject, firstLine(err.Error()))
 }
 

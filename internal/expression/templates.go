@@ -12,13 +12,14 @@ import (
 // Templates are the texts of a value, its blueprint, that hold expressions. It may be used concurrently once nothing is added.
 type Templates struct {
 	language    Language
-	texts       map[string]*Text // by what is written there
+	texts       map[string]*Text  // by what is written there
+	places      map[string]string // of each, the first
 	expressions int
 }
 
 // Templates has none yet.
 func (l Language) Templates() *Templates {
-	return &Templates{language: l, texts: map[string]*Text{}}
+	return &Templates{language: l, texts: map[string]*Text{}, places: map[string]string{}}
 }
 
 // Parse finds the templates among a value's texts, however deep in structs, pointers, lists, and the values of maps. Its error is an
@@ -36,6 +37,9 @@ func (t *Templates) find(field string, value reflect.Value) error {
 	case reflect.String:
 		if err := t.Add(value.String()); err != nil {
 			return fault.Newf(fault.Invalid, "%s: %s", field, err)
+		}
+		if _, known := t.places[value.String()]; !known && t.texts[value.String()] != nil {
+			t.places[value.String()] = field
 		}
 	case reflect.Pointer:
 		if !value.IsNil() {
@@ -89,13 +93,17 @@ func (t *Templates) Add(text string) error {
 func (t *Templates) Len() int { return len(t.texts) }
 
 // Render puts texts in place of the templates of copyOf, which points to a copy of the blueprint. Whatever holds templates is made
-// anew, so the blueprint stays as it is. Its error is an Invalid fault that begins with the template.
+// anew, so the blueprint stays as it is. Its error is an Invalid fault that begins with the template, or its place where the language is
+// quiet.
 func (t *Templates) Render(copyOf any, variables map[string]any) error {
 	variables, room := metered(variables), maxRendered
 	return replace(copyOf, func(text string) (string, error) {
 		found := t.texts[text]
 		if found == nil {
 			return text, nil
+		}
+		if t.language.Quiet {
+			return found.render(t.places[text], variables, &room)
 		}
 		return found.render(strconv.Quote(shorten(text)), variables, &room)
 	})

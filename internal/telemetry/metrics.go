@@ -17,6 +17,7 @@ import (
 type Metrics struct {
 	registry *prometheus.Registry
 	queues   *queueCollector
+	batches  *batchCollector
 	spool    *spoolCollector
 	intake   intakeMetrics
 	names    names
@@ -40,6 +41,7 @@ func NewMetrics() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		queues:   newQueueCollector(),
+		batches:  newBatchCollector(),
 		spool:    newSpoolCollector(),
 		intake:   newIntakeMetrics(),
 		requests: counter("http_requests_total", "Requests answered.", "route", "method", "status"),
@@ -65,7 +67,7 @@ func NewMetrics() *Metrics {
 	m.registry.MustRegister(
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), m.queues,
 		m.requests, m.requestDuration, m.enqueued, m.refused, m.waited, m.attempts, m.attemptDuration,
-		m.transfers, m.transferred, m.reads, m.tokenLife, m.rejections, m.spool,
+		m.transfers, m.transferred, m.reads, m.tokenLife, m.rejections, m.spool, m.batches,
 	)
 	m.registry.MustRegister(m.intake.collectors()...)
 	return m

@@ -113,6 +113,17 @@ func TestWatchQueues(t *testing.T) {
 		`gitsmith_queue_tasks{queue="event",state="archived"} 5`, `gitsmith_queue_latency_seconds{queue="event"} 90`)
 }
 
+func TestWatchBatches(t *testing.T) {
+	t.Parallel()
+	m := telemetry.NewMetrics()
+	m.WatchBatches(func(context.Context) (map[string]int, error) { return nil, errors.New("redis is away") })
+	if scraped := scrape(t, m); strings.Contains(scraped, "gitsmith_batches{") {
+		t.Error(scraped)
+	}
+	m.WatchBatches(func(context.Context) (map[string]int, error) { return map[string]int{"running": 3, "finished": 4}, nil })
+	expect(t, scrape(t, m), `gitsmith_batches{state="running"} 3`, `gitsmith_batches{state="stopped"} 0`)
+}
+
 func TestScrapeDoesNotWaitForRedis(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
