@@ -80,7 +80,8 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 		Store: b.batches, Queue: queue.NewClient(b.queue), Tokens: b.vault, Lister: rest, Workspaces: b.installations, TokenMargin: settings.TokenMargin,
 		Logger: b.logger,
 	})
-	server := queue.NewServer(b.queue, b.serverConfig(settings, filled{b.worker(settings, git, rest, recipes), b.filler(settings, rest)}, driver))
+	jobs := b.worker(settings, git, rest, recipes)
+	server := queue.NewServer(b.queue, b.serverConfig(settings, filled{jobs, b.filler(settings, rest, jobs)}, driver))
 	if err := server.Start(); err != nil {
 		return errors.Join(err, private.Close())
 	}
@@ -205,15 +206,15 @@ func (f filled) Process(ctx context.Context, j job.Job) (job.Result, error) {
 	return f.Worker.Process(ctx, j)
 }
 
-func (b *base) filler(settings config.Worker, rest *bitbucket.Client) *batch.Filler {
+func (b *base) filler(settings config.Worker, rest *bitbucket.Client, jobs *worker.Worker) *batch.Filler {
 	return &batch.Filler{
 		Store: b.batches, Limits: jobLimits(settings.Common),
-		Describe: func(ctx context.Context, j job.Job) (bitbucket.Details, error) {
-			token, err := b.vault.Take(ctx, j.Installation, j.Actor)
-			if err != nil {
-				return bitbucket.Details{}, err
-			}
-			return rest.Describe(ctx, token.Text, j.Repository)
+		Describe: func(ctx context.Context, j job.Job) (details bitbucket.Details, err error) {
+			err = jobs.WithToken(ctx, j, func(token forge.OAuthToken) (err error) {
+				details, err = rest.Describe(ctx, token.Text, j.Repository)
+				return err
+			})
+			return details, err
 		},
 	}
 }

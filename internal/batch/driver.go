@@ -24,6 +24,9 @@ type Queue interface {
 	RetryRun(ctx context.Context, installation, id string, generation int, actor forge.Actor) (job.Status, error)
 	// CancelWaiting ends a job that does not run, and leaves one that does alone.
 	CancelWaiting(ctx context.Context, installation, id string) (job.Status, error)
+	// HaveTasks reports of each job that was queued once whether its task is there. One without, whose record is there, was queued by
+	// somebody who died in between.
+	HaveTasks(ctx context.Context, class job.Class, ids []string) ([]bool, error)
 }
 
 // Tokens gives the current OAuth token of an actor, an Expired fault where there is none.
@@ -327,21 +330,11 @@ func jobOf(fields map[string]string, actor forge.Actor, installation, id string,
 	return j
 }
 
-// mend queues what somebody has taken and not queued, and ends what waits of a batch that was canceled.
+// mend queues what somebody has taken and not queued, or not to the end, and ends what waits of a batch that was canceled.
 func (d *Driver) mend(ctx context.Context, installation, id string) error {
-	numbers, err := d.Store.numbers(ctx, installation, id, Queued)
+	lost, err := d.lost(ctx, installation, id)
 	if err != nil {
 		return err
-	}
-	statuses, err := d.Store.Jobs.GetAll(ctx, installation, jobIDs(id, numbers))
-	if err != nil {
-		return err
-	}
-	var lost []int
-	for i, status := range statuses {
-		if status.ID == "" || status.State.Ended() {
-			lost = append(lost, numbers[i])
-		}
 	}
 	state, err := d.Store.Redis.HGet(ctx, root(installation, id), "state").Result()
 	switch {
@@ -350,10 +343,35 @@ func (d *Driver) mend(ctx context.Context, installation, id string) error {
 	case State(state) != StateCanceled:
 		return d.beginAgain(ctx, installation, id, lost)
 	}
-	if err := d.Store.cancelTaken(ctx, installation, id, lost); err != nil {
+	if err := d.cancelWaiting(ctx, installation, id); err != nil {
 		return err
 	}
-	return d.cancelWaiting(ctx, installation, id)
+	return d.Store.cancelTaken(ctx, installation, id, lost) // those that have no job to be canceled
+}
+
+// lost are the repositories that are queued by the ledger and that no worker will come upon.
+func (d *Driver) lost(ctx context.Context, installation, id string) ([]int, error) {
+	numbers, err := d.Store.numbers(ctx, installation, id, Queued)
+	if err != nil || len(numbers) == 0 {
+		return nil, err
+	}
+	ids := jobIDs(id, numbers)
+	statuses, err := d.Store.Jobs.GetAll(ctx, installation, ids)
+	if err != nil {
+		return nil, err
+	}
+	there, err := d.Queue.HaveTasks(ctx, job.ClassBatch, ids)
+	if err != nil {
+		return nil, err
+	}
+	var lost []int
+	for i, status := range statuses {
+		// A later run's task is there before its record says so.
+		if status.ID == "" || status.State.Ended() || status.Generation == 0 && !there[i] {
+			lost = append(lost, numbers[i])
+		}
+	}
+	return lost, nil
 }
 
 // cancelWaiting ends the jobs of a canceled batch that do not run.

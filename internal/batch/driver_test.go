@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hibiken/asynq"
 
 	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
@@ -346,6 +347,30 @@ func TestTakerDies(t *testing.T) {
 		var ran atomic.Int32
 		b.serve(func(ctx context.Context, j job.Job) (job.Result, error) { ran.Add(1); return succeed(ctx, j) })
 		if status := b.finished("b1"); status.Totals[batch.Succeeded] != 10 || ran.Load() != 10 {
+			b.t.Errorf("%v, %d ran", status.Totals, ran.Load())
+		}
+	})
+}
+
+// TestQueuerDies: a job whose record is there and whose task is not, because who queued it died in between, is queued again.
+func TestQueuerDies(t *testing.T) {
+	onBoth(t, func(b *bundle) {
+		b.create("b1", b.request(6, nil))
+		_, stop := b.drive()
+		b.await("b1", "all are queued", func(batch.Status) bool {
+			items, _, err := b.store.Items(b.t.Context(), installation, "b1", batch.ItemOptions{})
+			return err == nil && !slices.ContainsFunc(items, func(item batch.Item) bool { return item.Job == "" })
+		})
+		stop()
+		inspector := asynq.NewInspectorFromRedisClient(b.redis)
+		for _, item := range []int{1, 4} {
+			if err := inspector.DeleteTask("batch", batch.JobID("b1", item)); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+		var ran atomic.Int32
+		b.serve(func(ctx context.Context, j job.Job) (job.Result, error) { ran.Add(1); return succeed(ctx, j) })
+		if status := b.finished("b1"); status.Totals[batch.Succeeded] != 6 || ran.Load() != 6 {
 			b.t.Errorf("%v, %d ran", status.Totals, ran.Load())
 		}
 	})

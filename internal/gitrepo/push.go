@@ -85,6 +85,9 @@ func (c *Client) verify(ctx context.Context, remote Remote, op operation, name s
 	switch tip := l.hashes[name]; {
 	case tip == hash:
 		return nil
+	case sent != nil && tip == old && fault.KindOf(sent) == fault.Conflict:
+		// Another push holds the branch, or one whose sender is gone: to begin again at once would find the same.
+		return fault.Wrapf(fault.Unavailable, sent, "%s: the server could not update branch %q, which has not moved; it is tried again", op, op.branch)
 	case sent != nil:
 		return sent
 	case tip == old:

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
@@ -60,6 +61,25 @@ func (c *Client) Enqueue(ctx context.Context, j job.Job) (status job.Status, cre
 		ID: j.ID, State: job.Queued, Operation: meta.Operation, Repository: j.Repository.String(), Actor: j.Actor.Kind,
 		Branch: meta.Branch, Ref: meta.Ref, Rule: j.Rule, Batch: j.Batch.ID, CreatedAt: j.CreatedAt,
 	}, true, nil
+}
+
+// HaveTasks reports of each job whether the task of its first run is there: queued, under way, or ended and not forgotten yet. Record and
+// task are not one step where Redis has forgotten its scripts, or is a cluster; a record whose task is missing waits for ever until the
+// job is enqueued again.
+func (c *Client) HaveTasks(ctx context.Context, class job.Class, ids []string) ([]bool, error) {
+	pipeline := c.Redis.Pipeline()
+	answers := make([]*redis.IntCmd, len(ids))
+	for i, id := range ids {
+		answers[i] = pipeline.Exists(ctx, "asynq:{"+string(class)+"}:t:"+taskID(id, 0))
+	}
+	if _, err := pipeline.Exec(ctx); err != nil && len(ids) > 0 {
+		return nil, unavailable(err, "look for tasks")
+	}
+	there := make([]bool, len(ids))
+	for i, answer := range answers {
+		there[i] = answer.Val() == 1
+	}
+	return there, nil
 }
 
 // creation is what createScript takes.

@@ -9,17 +9,27 @@ import (
 	"github.com/gitsmith/gitsmith/internal/bench"
 )
 
-// BenchmarkSoak shows what becomes of events at Forge's volume when things die. It takes some twelve minutes:
+// BenchmarkSoak shows what becomes of events at Forge's volume, and of batches, when things die. It takes some twelve minutes for the
+// events and half an hour for the batches:
 //
 //	make soak
 //	make soak SOAK=outage
+//	make soak SOAK='batch.*'
 //
 // Each part checks that nothing is lost and nothing done twice, and writes its tables.
 func BenchmarkSoak(b *testing.B) {
 	for _, part := range []struct {
 		name string
 		run  func(*testing.B) []bench.Table
-	}{{"outage", soakOutage}, {"kills", soakKills}, {"fairness", soakFairness}, {"tokens", soakTokens}} {
+	}{
+		{"outage", soakOutage},
+		{"kills", soakKills},
+		{"fairness", soakFairness},
+		{"tokens", soakTokens},
+		{"batch-trouble", soakBatchTrouble},
+		{"batch-kills", soakBatchKills},
+		{"batch-token", soakBatchToken},
+	} {
 		b.Run(part.name, func(b *testing.B) {
 			tables := part.run(b)
 			bench.Report(b, "soak-"+part.name, fmt.Sprintf("Measured on %s, %s. Load, receiver, workers, Redis and git server share the machine.",

@@ -234,9 +234,18 @@ type caller struct {
 // call sends a request as Forge would and returns status and body.
 func (s *system) call(who caller, method, path, body string, headers ...string) (int, string) {
 	s.t.Helper()
-	request, err := http.NewRequestWithContext(s.t.Context(), method, s.api+path, strings.NewReader(body))
+	status, answer, err := s.ask(who, method, path, body, headers...)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	return status, answer
+}
+
+// ask is call where there may be nobody to answer.
+func (s *system) ask(who caller, method, path, body string, headers ...string) (int, string, error) {
+	request, err := http.NewRequestWithContext(s.t.Context(), method, s.api+path, strings.NewReader(body))
+	if err != nil {
+		return 0, "", err
 	}
 	s.sign(request.Header, who, path)
 	if body != "" {
@@ -247,15 +256,15 @@ func (s *system) call(who caller, method, path, body string, headers ...string) 
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		s.t.Fatal(err)
+		return 0, "", err
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
 	if err != nil {
-		s.t.Fatal(err)
+		return 0, "", err
 	}
 	s.keep(fmt.Sprintf("answer to %s %s (%d)", method, path, response.StatusCode), fmt.Sprintln(response.Header)+string(answer))
-	return response.StatusCode, string(answer)
+	return response.StatusCode, string(answer), nil
 }
 
 // view is a job as the receiver shows it.

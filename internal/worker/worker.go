@@ -216,24 +216,55 @@ func New(config Config) *Worker {
 // name; then the clone or the push. The error's kind says what becomes of the job; where a token is at hand that nobody can renew it is
 // a [job.AttemptError] that bounds retries by the token's life.
 func (w *Worker) Process(ctx context.Context, j job.Job) (job.Result, error) {
+	var result job.Result
+	err := w.WithToken(ctx, j, func(token forge.OAuthToken) (err error) {
+		result, err = w.run(ctx, j, token)
+		return err
+	})
+	if err != nil {
+		return job.Result{}, err
+	}
+	return result, nil
+}
+
+// WithToken does something with the token of a job's actor; its errors are as those of [Worker.Process].
+func (w *Worker) WithToken(ctx context.Context, j job.Job, do func(token forge.OAuthToken) error) error {
 	token, err := w.liveToken(ctx, j)
 	if err != nil {
-		if fault.KindOf(err) == fault.Expired {
-			w.Recorder.ExpiredRejection(j.Actor.Kind)
-		}
-		return job.Result{}, w.judge(ctx, j, err)
+		return w.judge(ctx, j, w.withoutToken(j, err))
 	}
 	w.Recorder.TokenLife(j.Actor.Kind, token.ExpiresAt.Sub(w.Now()))
 
-	result, err := w.run(ctx, j, token)
+	err = do(token)
 	if err == nil {
-		return result, nil
+		return nil
+	}
+	if errors.Is(err, fault.ErrTokenRefused) && !w.Now().Before(token.ExpiresAt) {
+		return w.outlived(ctx, j, err)
 	}
 	err = w.judge(ctx, j, err)
 	if !j.Impersonate {
 		err = &job.AttemptError{Err: err, RetryUntil: token.ExpiresAt.Add(-w.TokenMargin)}
 	}
-	return job.Result{}, err
+	return err
+}
+
+// withoutToken counts a job that had no token.
+func (w *Worker) withoutToken(j job.Job, err error) error {
+	if fault.KindOf(err) == fault.Expired {
+		w.Recorder.ExpiredRejection(j.Actor.Kind)
+	}
+	return err
+}
+
+// outlived is what a refusal means of a token whose time ran out while it was used, as under a transfer that takes longer than the
+// margin: nothing is known of the rights. With another token it is tried again, else the job is one without a token.
+func (w *Worker) outlived(ctx context.Context, j job.Job, refusal error) error {
+	if _, err := w.liveToken(ctx, j); err != nil {
+		return w.withoutToken(j, err)
+	}
+	w.Logger.InfoContext(ctx, "a token ran out while it was used", slog.String("error", fault.Private(refusal)))
+	return fault.Newf(fault.Unavailable, "the %s token ran out while it was used; it is tried again with the one that came since", j.Actor.Kind)
 }
 
 // run does the job on the repository by the name that it has now.
