@@ -52,8 +52,9 @@ func TestIndexOfTheDryRun(t *testing.T) {
 func TestErrorsHoldNoContent(t *testing.T) {
 	b := onReal(t)
 	for name, tc := range map[string]struct{ content, value, want string }{
-		"absent":     {"canary {{ values.a }}", "", "push.changes[0].put.content: an expression gives nil for this repository"},
-		"no number":  {"canary {{ int(values.b) }}", "canary", "push.changes[0].put.content: the expression fails for this repository"},
+		"absent":     {"canary {{ values.a }}", "", "push.changes[0].put.content: {{ values.a }}: an expression gives nil for this repository"},
+		"no number":  {"canary {{ int(values.b) }}", "canary", "push.changes[0].put.content: {{ int(values.b) }}: the expression fails for this repository"},
+		"own text":   {"canary {{ int(values.b ?? 'canary') }}", "canary", "push.changes[0].put.content: the expression fails for this repository"},
 		"not closed": {"canary {{ values.a", "", "push.changes[0].put.content: {{ is not closed by }}"},
 	} {
 		push := aPush()

@@ -33,8 +33,8 @@ type Language struct {
 	// Strangers write the expressions, not the operator: whatever could work for long is refused. Those are loops (map, filter, …),
 	// let, ranges, $env, regular expressions that are worked out, and more than 1,000 expressions in a value.
 	Strangers bool
-	// Quiet makes errors name the place of a template, and say nothing of what stands around its expressions or of values: they are
-	// kept in records and logs, which hold no content.
+	// Quiet makes errors name the place of a template and the expression, unless it has texts of its own, and say nothing of what stands
+	// around it or of values: they are kept in records and logs, which hold no content.
 	Quiet bool
 }
 
@@ -54,6 +54,7 @@ type Text struct {
 type part struct {
 	literal string
 	program *vm.Program
+	code    string // of the program, where errors may show it: it holds no literal text, which could be content
 }
 
 // Condition reads one. Its error is a plain text, without the field's name.
@@ -83,11 +84,15 @@ func (l Language) Text(text string) (*Text, error) {
 			}
 			return nil, fmt.Errorf("%.80q: {{ is not closed by }}", text)
 		}
-		program, err := l.compile(strings.TrimSpace(after[:end]))
+		code := strings.TrimSpace(after[:end])
+		program, err := l.compile(code)
 		if err != nil {
 			return nil, err
 		}
-		read.parts = append(read.parts, part{program: program})
+		if strings.ContainsAny(code, "\"'`") {
+			code = ""
+		}
+		read.parts = append(read.parts, part{program: program, code: code})
 		rest = after[end+2:]
 	}
 	return read, nil
@@ -188,7 +193,7 @@ func (t *Text) render(field string, variables map[string]any, room *int) (string
 		text := each.literal
 		if each.program != nil {
 			var err error
-			if text, err = t.language.run(field, each.program, variables); err != nil {
+			if text, err = t.language.run(t.language.place(field, each.code), each.program, variables); err != nil {
 				return "", err
 			}
 		}
@@ -198,6 +203,14 @@ func (t *Text) render(field string, variables map[string]any, room *int) (string
 		out.WriteString(text)
 	}
 	return out.String(), nil
+}
+
+// place is what an error of an expression begins with.
+func (l Language) place(field, code string) string {
+	if !l.Quiet || code == "" {
+		return field
+	}
+	return field + ": {{ " + shorten(code) + " }}"
 }
 
 func (l Language) run(field string, program *vm.Program, variables map[string]any) (string, error) {
