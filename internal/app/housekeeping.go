@@ -84,6 +84,9 @@ func (h *housekeeping) leave(ctx context.Context, id string) error {
 }
 
 func (h *housekeeping) cancelAll(ctx context.Context, id string) error {
+	if err := h.batches.CancelAll(ctx, id); err != nil {
+		return err
+	}
 	canceled, err := h.jobs.CancelAll(ctx, id)
 	if canceled > 0 {
 		h.logger.InfoContext(ctx, "jobs of a removed installation were canceled", slog.String(telemetry.KeyInstallation, id), slog.Int(telemetry.KeyCount, canceled))

@@ -169,7 +169,7 @@ func (s *Store) cancelTaken(ctx context.Context, installation, id string, number
 
 // actScript does what a caller asks of a batch.
 //
-// KEYS: root. ARGV: "cancel", "pause", "resume" or "retry", actor, principal. Returns {verdict, state}: "none", "done" or "refused".
+// KEYS: root. ARGV: "cancel", "end" (the same of a removed app), "pause", "resume" or "retry", actor, principal. Returns {verdict, state}: "none", "done" or "refused".
 var actScript = redis.NewScript(common + `
 local root, act = KEYS[1], ARGV[1]
 local have = redis.call('HMGET', root, 'state', 'resolved', 'hold')
@@ -180,9 +180,9 @@ local function go()
   redis.call('HSET', root, 'state', have[2] == '1' and 'running' or 'resolving', 'actor', ARGV[2], 'principal', ARGV[3])
   redis.call('HDEL', root, 'reason', 'ended', 'hold')
 end
-if act == 'cancel' then
+if act == 'cancel' or act == 'end' then
   if over then return {'refused', state} end
-  redis.call('HSET', root, 'state', 'canceled', 'reason', 'canceled by a caller')
+  redis.call('HSET', root, 'state', 'canceled', 'reason', act == 'end' and 'the app was removed from the workspace' or 'canceled by a caller')
   redis.call('HDEL', root, 'hold')
   move(root, 'pending', 'canceled')
 elseif act == 'pause' then
@@ -264,6 +264,21 @@ func (s *Store) Retry(ctx context.Context, installation, id string, actor forge.
 // Cancel lets nothing more begin, for good. What runs finishes; [Driver] ends what waits.
 func (s *Store) Cancel(ctx context.Context, installation, id string) error {
 	return s.act(ctx, "cancel", installation, id, forge.Actor{})
+}
+
+// CancelAll cancels every batch of an installation that has not ended. It is for an app that was removed, before its jobs are canceled.
+func (s *Store) CancelAll(ctx context.Context, installation string) error {
+	ids, err := s.Redis.ZRange(ctx, indexKey(installation), 0, -1).Result()
+	if err != nil {
+		return unavailable(err, "cancel the batches")
+	}
+	for _, id := range ids {
+		err := s.act(ctx, "end", installation, id, forge.Actor{})
+		if kind := fault.KindOf(err); err != nil && kind != fault.Conflict && kind != fault.NotFound {
+			return err
+		}
+	}
+	return nil
 }
 
 // appendScript adds a page of what a query found, unless it is there.

@@ -26,6 +26,8 @@ type Batches interface {
 	Resume(ctx context.Context, installation, id string, actor forge.Actor) error
 	Retry(ctx context.Context, installation, id string, actor forge.Actor) error
 	Cancel(ctx context.Context, installation, id string) error
+	// CancelAll cancels every batch of the installation that has not ended.
+	CancelAll(ctx context.Context, installation string) error
 }
 
 // batchView is a batch in an answer.

@@ -72,6 +72,9 @@ func (r *receiver) uninstall(ctx context.Context, c *call) error {
 		return err
 	}
 	if !taken.Spooled { // else it is done once Redis is back
+		if err := r.Batches.CancelAll(ctx, c.Installation()); err != nil {
+			return err
+		}
 		if _, err := r.Jobs.CancelAll(ctx, c.Installation()); err != nil {
 			return err
 		}
