@@ -65,8 +65,9 @@ lint: $(BIN)/golangci-lint ## the linters of .golangci.yml
 	$(BIN)/golangci-lint run
 
 .PHONY: test
+# Three packages at once: most tests wait for git and Redis more than they compute.
 test: test-tools app $(BIN)/gotestsum ## every test with the race detector, in random order
-	$(BIN)/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg -- -race -shuffle=on -timeout 20m $(TESTFLAGS)
+	$(BIN)/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg -- -race -shuffle=on -p 3 -timeout 20m $(TESTFLAGS)
 
 .PHONY: race
 race: ## the same ten times over, to find what goes wrong rarely

@@ -119,7 +119,8 @@ redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return 1`)
 
 // SetIntent writes down what the job is about to push, in place of what it wrote before. When another has held the lock
-// since, nothing is written and the error is a Conflict fault.
+// since, or Redis has lost that this one does, nothing is written and the error is an Unavailable fault: to go on, the job has to lock
+// the repository anew.
 func (l *Lock) SetIntent(ctx context.Context, jobID string, intent Intent) error {
 	encoded, err := json.Marshal(intent)
 	if err != nil {
@@ -131,7 +132,7 @@ func (l *Lock) SetIntent(ctx context.Context, jobID string, intent Intent) error
 		return l.locker.classify(ctx, err, "write down the intended commit")
 	}
 	if !written {
-		return fault.Newf(fault.Conflict, "write down the intended commit: another job has locked repository %.200s since; this one starts again from the new tip", l.repository)
+		return fault.Newf(fault.Unavailable, "write down the intended commit: the lock on repository %.200s was lost, or another job has it since; this one is tried again", l.repository)
 	}
 	return nil
 }

@@ -173,8 +173,8 @@ func TestStolenLockIsNoticed(t *testing.T) {
 	if cause := waitEnd(t, first); fault.KindOf(cause) != fault.Unavailable {
 		t.Errorf("cause %v, want an Unavailable fault", cause)
 	}
-	if err := first.SetIntent(t.Context(), "job", Intent{Commit: "first"}); fault.KindOf(err) != fault.Conflict {
-		t.Errorf("the earlier holder's intent: %v, want a Conflict fault", err)
+	if err := first.SetIntent(t.Context(), "job", Intent{Commit: "first"}); fault.KindOf(err) != fault.Unavailable {
+		t.Errorf("the earlier holder's intent: %v, want an Unavailable fault", err)
 	}
 	if err := second.SetIntent(t.Context(), "job", Intent{Commit: "second"}); err != nil {
 		t.Error(err)
@@ -329,8 +329,8 @@ func TestIntents(t *testing.T) {
 			}
 			// Data that Redis lost must not let a stale holder write.
 			client.Del(ctx, lock.prefix+"fence")
-			if err := lock.SetIntent(ctx, "job", Intent{}); fault.KindOf(err) != fault.Conflict {
-				t.Errorf("without a fence in Redis: %v, want a Conflict fault", err)
+			if err := lock.SetIntent(ctx, "job", Intent{}); fault.KindOf(err) != fault.Unavailable {
+				t.Errorf("without a fence in Redis: %v, want an Unavailable fault", err)
 			}
 		})
 	}

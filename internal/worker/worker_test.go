@@ -28,11 +28,12 @@ var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 type world struct {
 	calls []string // every touch of git, in order
 
-	tokens  []forge.OAuthToken // taken in turn; the last one stays
-	recent  bool
-	lockErr error
-	info    bitbucket.Info
-	restErr error
+	tokens    []forge.OAuthToken // taken in turn; the last one stays
+	recent    bool
+	lockErr   error
+	intentErr error
+	info      bitbucket.Info
+	restErr   error
 
 	branches    map[string]string // branch -> commit
 	intents     map[string]worker.Intent
@@ -99,6 +100,9 @@ func (l *heldLock) Intent(_ context.Context, id string) (worker.Intent, bool, er
 }
 
 func (l *heldLock) SetIntent(_ context.Context, id string, intent worker.Intent) error {
+	if l.intentErr != nil {
+		return l.intentErr
+	}
 	l.intents[id] = intent
 	l.calls = append(l.calls, "intent "+intent.Commit)
 	return nil
@@ -403,6 +407,12 @@ func TestPushFails(t *testing.T) {
 			},
 			job:  func(j *job.Job) { j.Repository = bitbucket.Repository{WorkspaceUUID: "{a}", RepositoryUUID: "{b}"} },
 			want: fault.TooLarge, text: "GITSMITH_MAX_REPOSITORY",
+		},
+		"the lock is lost, and is not asked for again and again": {
+			world: func(w *world) {
+				w.intentErr = fault.Newf(fault.Unavailable, "the lock was lost")
+			},
+			want: fault.Unavailable, text: "lost", calls: "snapshot refs/heads/main@push+some of acme/web, release",
 		},
 		"the tip moves for ever": {
 			world: func(w *world) {
