@@ -37,7 +37,7 @@ func (f *fleet) batchMemory() Table {
 	table := Table{
 		Title: "Redis memory for a repository of the batch",
 		Note: "Bytes for each repository: used_memory without the buffers of connections and of the append-only file, and MEMORY USAGE of the keys by kind.\n" +
-			"Waiting: no repository has begun. The tasks of asynq are kept for an hour after a success, the records and the batch for seven days.",
+			"Waiting: no repository has begun. The tasks of asynq are kept for an hour after a success, the records as long as the batch.",
 		Header: []string{"keys", "waiting", "ended", "keys at the end"},
 		Rows:   [][]string{{"all", fmt.Sprint((waits.all - before.all) / n), fmt.Sprint((ended.all - before.all) / n), ""}},
 	}
