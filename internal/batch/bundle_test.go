@@ -274,3 +274,15 @@ func (b *bundle) finished(id string) batch.Status {
 	b.t.Helper()
 	return b.await(id, "it ends", func(s batch.Status) bool { return s.State == batch.StateFinished && !s.EndedAt.IsZero() })
 }
+
+// gated succeeds when the gate gives or is open.
+func gated(gate <-chan struct{}) processor {
+	return func(ctx context.Context, j job.Job) (job.Result, error) {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return job.Result{}, ctx.Err()
+		}
+		return succeed(ctx, j)
+	}
+}

@@ -194,14 +194,7 @@ func TestRetry(t *testing.T) {
 func TestPauseResumeCancel(t *testing.T) {
 	onBoth(t, func(b *bundle) {
 		gate := make(chan struct{})
-		b.serve(func(ctx context.Context, j job.Job) (job.Result, error) {
-			select {
-			case <-gate:
-			case <-ctx.Done():
-				return job.Result{}, ctx.Err()
-			}
-			return succeed(ctx, j)
-		})
+		b.serve(gated(gate))
 		b.create("b1", b.request(20, map[string]any{"concurrency": 3}))
 		b.await("b1", "three run", func(s batch.Status) bool { return s.Totals[batch.Running] == 3 })
 		ctx := b.t.Context()
@@ -430,14 +423,7 @@ func TestJobsByThemselves(t *testing.T) {
 func TestRemoved(t *testing.T) {
 	b := onReal(t)
 	gate := make(chan struct{})
-	b.serve(func(ctx context.Context, j job.Job) (job.Result, error) {
-		select {
-		case <-gate:
-		case <-ctx.Done():
-			return job.Result{}, ctx.Err()
-		}
-		return succeed(ctx, j)
-	})
+	b.serve(gated(gate))
 	b.create("b1", b.request(10, map[string]any{"concurrency": 2}))
 	b.await("b1", "two run", func(s batch.Status) bool { return s.Totals[batch.Running] == 2 })
 	if err := b.redis.Set(t.Context(), "gitsmith:{"+installation+"}:gone", 1, time.Hour).Err(); err != nil {
