@@ -2,6 +2,7 @@ package forge
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -29,9 +30,13 @@ type Event struct {
 	Repository    string // UUID in braces
 	Slug          string // of the repository; often empty
 	RetryCount    int    // how often Forge delivered it before
-	// Digest is the hex SHA-256 of the event without its retryContext: the same for each delivery of one event.
+	// Place is where the body had the eventType, such as "payload.eventType", or the object whose fields tell a lifecycle event without one,
+	// such as "payload".
+	Place string
+	// Digest is the hex SHA-256 of the event as Fields has it: the same for each delivery of one event.
 	Digest string
-	// Fields is the whole event without its retryContext; numbers are json.Number.
+	// Fields is the whole event without what differs from delivery to delivery (retryContext, and contextToken, which is a token);
+	// numbers are json.Number.
 	Fields map[string]any
 }
 
@@ -48,8 +53,8 @@ const (
 )
 
 // ParseEvent finds the event in a body and reads it. Forge's documents wrap it in payload; remotes were seen to get it at the top
-// level, in event, and in payload.event. A body without an eventType at any of these places is an Invalid fault; types that
-// nobody knows are fine.
+// level, in event, and in payload.event. A lifecycle event is also recognized without an eventType, which its documented fields do not
+// include. Any other body without an eventType at one of these places is an Invalid fault; unknown types are fine.
 func ParseEvent(body []byte) (Event, error) {
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.UseNumber()
@@ -57,28 +62,47 @@ func ParseEvent(body []byte) (Event, error) {
 	if err := decoder.Decode(&outer); err != nil {
 		return Event{}, fault.Wrapf(fault.Invalid, err, "the event is no JSON object")
 	}
+	place := ""
 	for range maxEnvelope {
 		if kind := textOf(outer, "eventType"); kind != "" {
-			return readEvent(kind, outer)
+			return readEvent(kind, place+"eventType", outer)
 		}
-		inner := objectOf(outer, "payload")
-		if inner == nil {
-			inner = objectOf(outer, "event")
+		if kind := lifecycleOf(outer); kind != "" {
+			return readEvent(kind, cmp.Or(strings.TrimSuffix(place, "."), "the body"), outer)
 		}
+		name := "payload"
+		if objectOf(outer, name) == nil {
+			name = "event"
+		}
+		inner := objectOf(outer, name)
 		if inner == nil {
 			return Event{}, fault.Newf(fault.Invalid, "the body holds no eventType, neither at the top nor in payload, event or payload.event")
 		}
-		outer = inner
+		outer, place = inner, place+name+"."
 	}
 	return Event{}, fault.Newf(fault.Invalid, "the event is wrapped too deep")
 }
 
-func readEvent(kind string, fields map[string]any) (Event, error) {
+// lifecycleOf is the type of a lifecycle event that names none: the documented fields are id, app, environment, and the account that
+// installed or upgraded the app. Empty for anything else.
+func lifecycleOf(fields map[string]any) string {
+	switch {
+	case textOf(fields, "id") == "" || textOf(objectOf(fields, "app"), "id") == "":
+		return ""
+	case textOf(fields, "upgraderAccountId") != "":
+		return EventUpgraded
+	}
+	return EventInstalled
+}
+
+func readEvent(kind, place string, fields map[string]any) (Event, error) {
 	if len(kind) > maxEventType {
 		return Event{}, fault.Newf(fault.Invalid, "the eventType has %d bytes", len(kind))
 	}
 	retry := objectOf(fields, "retryContext")
 	delete(fields, "retryContext")
+	delete(fields, "contextToken")
+	delete(objectOf(fields, "context"), "contextToken")
 	digest, err := digestOf(fields)
 	if err != nil {
 		return Event{}, err
@@ -86,7 +110,7 @@ func readEvent(kind string, fields map[string]any) (Event, error) {
 	repository := objectOf(fields, "repository")
 	event := Event{
 		Type: kind, Workspace: textOf(objectOf(fields, "workspace"), "uuid"), Repository: textOf(repository, "uuid"),
-		Slug: textOf(repository, "slug"), Digest: digest, Fields: fields,
+		Slug: textOf(repository, "slug"), Place: place, Digest: digest, Fields: fields,
 	}
 	event.SelfGenerated, _ = fields["selfGenerated"].(bool)
 	if count, ok := retry["retryCount"].(json.Number); ok {

@@ -2,6 +2,7 @@ package forge_test
 
 import (
 	"encoding/base64"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -25,15 +26,16 @@ func TestParseEvent(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		body    string
+		place   string
 		retries int
 	}{
-		"top level":          {`{` + pushEvent + `}`, 0},
-		"payload":            {`{"payload":{` + pushEvent + `}}`, 0},
-		"event":              {`{"event":{` + pushEvent + `},"context":{}}`, 0},
-		"payload.event":      {`{"payload":{"event":{` + pushEvent + `}}}`, 0},
-		"delivered again":    {`{"payload":{` + pushEvent + `,"retryContext":{"retryCount":2,"retryReason":"x","retryData":null}}}`, 2},
-		"in another order":   {`{"repository":{"slug":"web","uuid":"{r}"},"workspace":{"uuid":"{w}"},"selfGenerated":true,"timestamp":"2026-11-23T12:00:00.123456Z","eventType":"avi:bitbucket:push:repository"}`, 0},
-		"an event and event": {`{` + pushEvent + `,"retryContext":{"retryCount":4}}`, 4},
+		"top level":          {`{` + pushEvent + `}`, "eventType", 0},
+		"payload":            {`{"payload":{` + pushEvent + `}}`, "payload.eventType", 0},
+		"event":              {`{"event":{` + pushEvent + `},"context":{}}`, "event.eventType", 0},
+		"payload.event":      {`{"payload":{"event":{` + pushEvent + `}}}`, "payload.event.eventType", 0},
+		"delivered again":    {`{"payload":{` + pushEvent + `,"retryContext":{"retryCount":2,"retryReason":"x","retryData":null}}}`, "payload.eventType", 2},
+		"in another order":   {`{"repository":{"slug":"web","uuid":"{r}"},"workspace":{"uuid":"{w}"},"selfGenerated":true,"timestamp":"2026-11-23T12:00:00.123456Z","eventType":"avi:bitbucket:push:repository"}`, "eventType", 0},
+		"an event and event": {`{` + pushEvent + `,"retryContext":{"retryCount":4}}`, "eventType", 4},
 	} {
 		got, err := forge.ParseEvent([]byte(tc.body))
 		if err != nil {
@@ -43,7 +45,7 @@ func TestParseEvent(t *testing.T) {
 		if want.Digest == "" {
 			want.Digest = got.Digest // whichever shape comes first: all have the same
 		}
-		want.RetryCount, got.Fields = tc.retries, nil
+		want.RetryCount, want.Place, got.Fields = tc.retries, tc.place, nil
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
@@ -56,6 +58,55 @@ func TestParseEvent(t *testing.T) {
 		if _, err := forge.ParseEvent([]byte(body)); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("%s: %v", body, err)
 		}
+	}
+}
+
+// TestLifecycleWithoutType: the documented lifecycle body is id, installerAccountId?, upgraderAccountId?, app, environment? (Atlassian,
+// "Life cycle events"); eventType is not among them.
+func TestLifecycleWithoutType(t *testing.T) {
+	t.Parallel()
+	const app = `"id":"ari:cloud:ecosystem::installation/1","app":{"id":"ari:cloud:ecosystem::app/1","version":"2.0.0"}`
+	for body, want := range map[string][2]string{
+		`{` + app + `,"installerAccountId":"712020:a"}`:                                {forge.EventInstalled, "the body"},
+		`{` + app + `,"environment":{"id":"e"}}`:                                       {forge.EventInstalled, "the body"},
+		`{` + app + `,"installerAccountId":"712020:a","upgraderAccountId":"712020:b"}`: {forge.EventUpgraded, "the body"},
+		`{"payload":{` + app + `}}`:                                                    {forge.EventInstalled, "payload"},
+		`{"payload":{"event":{` + app + `}}}`:                                          {forge.EventInstalled, "payload.event"},
+		`{` + app + `,"eventType":"avi:forge:upgraded:app"}`:                           {forge.EventUpgraded, "eventType"},
+	} {
+		got, err := forge.ParseEvent([]byte(body))
+		if err != nil || got.Type != want[0] || got.Place != want[1] {
+			t.Errorf("%s: %q at %q, %v; want %q", body, got.Type, got.Place, err, want)
+		}
+	}
+	for _, body := range []string{`{"id":"x"}`, `{"app":{"id":"x"}}`, `{"id":7,"app":{"id":"x"}}`, `{"id":"x","app":"y"}`, `{"installerAccountId":"712020:a"}`} {
+		if got, err := forge.ParseEvent([]byte(body)); fault.KindOf(err) != fault.Invalid {
+			t.Errorf("%s: %+v, %v", body, got, err)
+		}
+	}
+}
+
+// TestContextTokenIsNoPartOfAnEvent: Forge makes a new one for each delivery, and it is a token (Atlassian, "Scheduled trigger": context
+// and contextToken stand in the body).
+func TestContextTokenIsNoPartOfAnEvent(t *testing.T) {
+	t.Parallel()
+	digests := map[string]bool{}
+	for _, body := range []string{
+		`{"context":{"cloudId":"c"},` + pushEvent + `}`,
+		`{"context":{"cloudId":"c"},` + pushEvent + `,"contextToken":"eyJ1"}`,
+		`{"context":{"cloudId":"c","contextToken":"eyJ2"},` + pushEvent + `,"contextToken":"eyJ2","retryContext":{"retryCount":1}}`,
+	} {
+		event, err := forge.ParseEvent([]byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(fmt.Sprint(event.Fields), "eyJ") {
+			t.Errorf("a rule can read the token: %v", event.Fields)
+		}
+		digests[event.Digest] = true
+	}
+	if len(digests) != 1 {
+		t.Errorf("one event has several digests: %v", digests)
 	}
 }
 

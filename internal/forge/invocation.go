@@ -63,13 +63,18 @@ type Invocation struct {
 	claims      claims
 	systemToken OAuthToken
 	userToken   OAuthToken
+	keys        int // in the set that proved the call
 }
 
 // Module is the manifest module that made the call.
 type Module struct {
-	Type string // such as "bitbucket:repoMainMenuPage", "core:trigger", "scheduledTrigger"
+	Type string // such as "bitbucket:repoMainMenuPage"; [ModuleEndpoint] for calls by the platform
 	Key  string
 }
+
+// ModuleEndpoint is the module type of every call that no frontend makes: product and lifecycle events, scheduled triggers, preUninstall,
+// and calls from the app's functions (Atlassian, "Forge Remote essentials").
+const ModuleEndpoint = "core:endpoint"
 
 // AppID is the app's ARI, equal to the FIT's audience.
 func (i Invocation) AppID() string { return i.claims.App.ID }
@@ -86,8 +91,26 @@ func (i Invocation) Installation() string { return i.claims.installation() }
 // WorkspaceID is the UUID of the workspace without braces; empty where the FIT names none.
 func (i Invocation) WorkspaceID() string { return i.claims.workspaceID() }
 
-// Principal is the account id of the user who calls; empty for events, lifecycle calls and scheduled triggers.
+// Principal is the account id of the user who calls. Calls by a frontend have one. A platform call may have one: an app's function can
+// pass on the user in session.
 func (i Invocation) Principal() string { return i.claims.Principal }
+
+// FromPlatform reports whether Forge's platform made the call, or one of the app's functions through it. Any other call comes from a
+// frontend, that is from a user's browser.
+func (i Invocation) FromPlatform() bool { return i.claims.App.Module.Type == ModuleEndpoint }
+
+// Life is how long the FIT is valid, from issue to expiry.
+func (i Invocation) Life() time.Duration { return i.claims.ExpiresAt.Sub(i.claims.IssuedAt.Time) }
+
+// KeySetSize is the number of keys in the set that proved the call.
+func (i Invocation) KeySetSize() int { return i.keys }
+
+// WithoutSystemToken is the invocation without the system token that it brought. A FIT does not bind the headers beside it, so only a
+// route whose callers are Forge itself may believe that header.
+func (i Invocation) WithoutSystemToken() Invocation {
+	i.systemToken = OAuthToken{}
+	return i
+}
 
 // Module is the manifest module that made the call.
 func (i Invocation) Module() Module {

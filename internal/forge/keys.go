@@ -13,6 +13,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,33 +39,33 @@ type keySet struct {
 	logger       *slog.Logger
 
 	mu      sync.Mutex
-	flying  *flight // nil where no fetch is under way
-	keys    map[string]*rsa.PublicKey
-	tried   time.Time // the last fetch began
-	fetched time.Time // the last fetch that brought keys
-	failed  error     // of the last fetch
+	flying  *flight                     // nil where no fetch is under way
+	keys    map[string][]*rsa.PublicKey // by id; nothing says that an id is used once
+	tried   time.Time                   // the last fetch began
+	fetched time.Time                   // the last fetch that brought keys
+	failed  error                       // of the last fetch
 }
 
 var errUnknownKey = errors.New("no key of that id")
 
-// key finds a key: in what is kept or, at most once per minimum interval, by fetching the set again. What is not found right
-// after a fetch that worked is no key of Forge's; after one that failed, nobody knows.
-func (s *keySet) key(ctx context.Context, kid string) (*rsa.PublicKey, error) {
+// key returns the keys of an id: those that are kept or, at most once per minimum interval, those of a newly fetched set. An id that
+// a successful fetch did not bring is errUnknownKey; after a fetch that failed, the error is that fetch's.
+func (s *keySet) key(ctx context.Context, kid string) ([]*rsa.PublicKey, error) {
 	s.mu.Lock()
-	key, known := s.keys[kid]
+	keys := s.keys[kid]
 	stale := s.now().Sub(s.fetched) > refreshIdle && s.due()
 	s.mu.Unlock()
-	if known {
+	if len(keys) > 0 {
 		if stale {
 			go func() { _ = s.refresh(context.WithoutCancel(ctx)) }() // the request does not wait; fly logs
 		}
-		return key, nil
+		return keys, nil
 	}
 	err := s.refresh(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if key, known := s.keys[kid]; known {
-		return key, nil
+	if keys := s.keys[kid]; len(keys) > 0 {
+		return keys, nil
 	}
 	if err != nil {
 		return nil, err
@@ -120,15 +122,21 @@ func (s *keySet) fly(ctx context.Context, flying *flight) {
 	close(flying.done)
 }
 
-func (s *keySet) ready() bool {
+func (s *keySet) ready() bool { return s.size() > 0 }
+
+// size is the number of usable keys in the set.
+func (s *keySet) size() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.keys) > 0
+	count := 0
+	for _, keys := range s.keys {
+		count += len(keys)
+	}
+	return count
 }
 
-// fetch reads the set. Keys that cannot verify a FIT (not RSA, too short, for encryption, without an id) are passed over; a
-// set without any other is an error.
-func (s *keySet) fetch(ctx context.Context) (map[string]*rsa.PublicKey, error) {
+// fetch reads the set.
+func (s *keySet) fetch(ctx context.Context) (map[string][]*rsa.PublicKey, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url, nil)
 	if err != nil {
 		return nil, err
@@ -152,49 +160,74 @@ func (s *keySet) fetch(ctx context.Context) (map[string]*rsa.PublicKey, error) {
 	return parseKeys(body)
 }
 
-// jwk is a key of RFC 7517, as far as an RSA key for signatures needs it.
+// jwk is an RSA signature key of RFC 7517.
 type jwk struct {
-	Type      string `json:"kty"`
-	Use       string `json:"use"`
-	Algorithm string `json:"alg"`
-	ID        string `json:"kid"`
-	Modulus   string `json:"n"`
-	Exponent  string `json:"e"`
+	Type       string   `json:"kty"`
+	Use        string   `json:"use"`
+	Operations []string `json:"key_ops"`
+	Algorithm  string   `json:"alg"`
+	ID         string   `json:"kid"`
+	Modulus    string   `json:"n"`
+	Exponent   string   `json:"e"`
 }
 
-func parseKeys(body []byte) (map[string]*rsa.PublicKey, error) {
+// parseKeys reads a set. An entry that cannot verify a FIT (not RSA, too short, for encryption, without an id, malformed) is skipped,
+// as RFC 7517 section 5 asks; a set without any usable key is an error that says why each of the first few was skipped.
+func parseKeys(body []byte) (map[string][]*rsa.PublicKey, error) {
 	var set struct {
-		Keys []jwk `json:"keys"`
+		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(body, &set); err != nil {
 		return nil, err
 	}
-	keys := map[string]*rsa.PublicKey{}
-	for _, key := range set.Keys[:min(len(set.Keys), maxKeys)] {
-		if public := key.rsa(); public != nil && key.ID != "" {
-			keys[key.ID] = public
+	keys := map[string][]*rsa.PublicKey{}
+	var skipped []string
+	for i, entry := range set.Keys[:min(len(set.Keys), maxKeys)] {
+		id, public, err := parseKey(entry)
+		if err != nil {
+			skipped = append(skipped, fmt.Sprintf("keys[%d]: %s", i, err))
+			continue
 		}
+		keys[id] = append(keys[id], public)
 	}
 	if len(keys) == 0 {
-		return nil, errors.New("the set holds no usable key")
+		return nil, fmt.Errorf("the set of %d keys holds no usable one (%s)", len(set.Keys), strings.Join(skipped[:min(len(skipped), 3)], "; "))
 	}
 	return keys, nil
 }
 
-func (k jwk) rsa() *rsa.PublicKey {
-	if k.Type != "RSA" || k.Use != "" && k.Use != "sig" || k.Algorithm != "" && k.Algorithm != algorithm {
-		return nil
+func parseKey(entry []byte) (id string, public *rsa.PublicKey, err error) {
+	var key jwk
+	if err := json.Unmarshal(entry, &key); err != nil {
+		return "", nil, errors.New("not a JWK")
 	}
-	modulus, err := base64.RawURLEncoding.DecodeString(k.Modulus)
-	exponent, exponentErr := base64.RawURLEncoding.DecodeString(k.Exponent)
-	if err != nil || exponentErr != nil || len(exponent) > 4 {
-		return nil
+	verifies := len(key.Operations) == 0 || slices.Contains(key.Operations, "verify")
+	switch {
+	case key.ID == "":
+		return "", nil, errors.New("no kid")
+	case key.Type != "RSA" || key.Use != "" && key.Use != "sig" || key.Algorithm != "" && key.Algorithm != algorithm || !verifies:
+		return "", nil, errors.New("not an RSA key for " + algorithm + " signatures")
 	}
-	key := &rsa.PublicKey{N: new(big.Int).SetBytes(modulus), E: int(new(big.Int).SetBytes(exponent).Int64())}
-	if key.N.BitLen() < minModulus || key.E < 3 || key.E%2 == 0 {
-		return nil
+	modulus, err := decodeBase64(key.Modulus)
+	if err != nil {
+		return "", nil, errors.New("n is not base64url")
 	}
-	return key
+	exponent, err := decodeBase64(key.Exponent)
+	if err != nil || len(exponent) > 4 {
+		return "", nil, errors.New("e is not base64url of at most 4 bytes")
+	}
+	public = &rsa.PublicKey{N: new(big.Int).SetBytes(modulus), E: int(new(big.Int).SetBytes(exponent).Int64())}
+	if public.N.BitLen() < minModulus || public.E < 3 || public.E%2 == 0 {
+		return "", nil, fmt.Errorf("shorter than %d bits, or an exponent that is none", minModulus)
+	}
+	return key.ID, public, nil
+}
+
+// decodeBase64 reads base64url and standard base64, with and without padding. RFC 7518 section 2 asks for base64url without padding;
+// Forge's own key set has padding.
+func decodeBase64(text string) ([]byte, error) {
+	text = strings.NewReplacer("+", "-", "/", "_").Replace(strings.TrimRight(text, "="))
+	return base64.RawURLEncoding.DecodeString(text)
 }
 
 // checkKeyURL accepts https, and http within this machine.

@@ -161,11 +161,15 @@ func (v *Verifier) Verify(ctx context.Context, header http.Header) (Invocation, 
 		if kid == "" || len(kid) > 512 {
 			return nil, refused("its header names no key (kid)")
 		}
-		key, err := keys.key(ctx, kid)
+		found, err := keys.key(ctx, kid)
 		if errors.Is(err, errUnknownKey) {
 			return nil, refused("it is signed by a key that is none of Forge's (kid); staging and other environments have keys of their own")
 		}
-		return key, err
+		set := jwt.VerificationKeySet{}
+		for _, key := range found {
+			set.Keys = append(set.Keys, key)
+		}
+		return set, err
 	})
 	if err != nil {
 		return Invocation{}, v.explain(text, err)
@@ -173,7 +177,9 @@ func (v *Verifier) Verify(ctx context.Context, header http.Header) (Invocation, 
 	if err := v.check(&found, label); err != nil {
 		return Invocation{}, err
 	}
-	return v.withTokens(found, header)
+	invocation, err := v.withTokens(found, header)
+	invocation.keys = keys.size()
+	return invocation, err
 }
 
 func bearer(header http.Header) (string, error) {
@@ -258,13 +264,13 @@ func (v *Verifier) check(found *claims, label string) error {
 	return nil
 }
 
-// withTokens reads the OAuth tokens beside a verified FIT. A user token without a principal belongs to nobody and is refused:
-// kept under no name it would serve whoever comes next.
+// withTokens reads the OAuth tokens that came with a verified FIT. A user token without a principal is dropped: a Forge function may
+// pass one on, and kept under no name it would serve whoever comes next.
 func (v *Verifier) withTokens(found claims, header http.Header) (Invocation, error) {
 	invocation := Invocation{claims: found}
 	for name, token := range map[string]*OAuthToken{HeaderSystemToken: &invocation.systemToken, HeaderUserToken: &invocation.userToken} {
 		values := header.Values(name)
-		if len(values) == 0 || values[0] == "" {
+		if len(values) == 0 || values[0] == "" || name == HeaderUserToken && found.Principal == "" {
 			continue
 		}
 		switch {
@@ -272,8 +278,6 @@ func (v *Verifier) withTokens(found claims, header http.Header) (Invocation, err
 			return Invocation{}, fault.Newf(fault.Invalid, "%s: the header stands more than once", name)
 		case len(values[0]) > maxToken:
 			return Invocation{}, fault.Newf(fault.Invalid, "%s: %d bytes, at most %d", name, len(values[0]), maxToken)
-		case name == HeaderUserToken && found.Principal == "":
-			return Invocation{}, fault.Newf(fault.Invalid, "%s: a user's token came with a FIT that names no user (principal)", name)
 		}
 		expiry, readable := ExpiryOf(values[0])
 		if !readable {

@@ -84,7 +84,7 @@ func TestVerifyAccepts(t *testing.T) {
 	issuer := forgetest.Start(t)
 	expiry := time.Now().Add(3 * time.Hour).Truncate(time.Second)
 	system := issuer.OAuthToken(forgetest.OAuthOptions{ExpiresAt: expiry, Algorithm: "ES999"})
-	options := forgetest.FITOptions{Principal: "712020:alice", ModuleType: "core:trigger", ModuleKey: "k", AppVersion: "2.0.0"}
+	options := forgetest.FITOptions{Principal: "712020:alice", ModuleType: "core:endpoint", ModuleKey: "k", AppVersion: "2.0.0"}
 	invocation := issuer.Invocation(options, forgetest.Tokens{System: system, User: "opaque"})
 
 	if got := invocation.Token(forge.ActorSystem); got.Text.Reveal() != system || !got.ExpiresAt.Equal(expiry) {
@@ -93,7 +93,7 @@ func TestVerifyAccepts(t *testing.T) {
 	if left := time.Until(invocation.Token(forge.ActorUser).ExpiresAt); left > 15*time.Minute || left < 14*time.Minute {
 		t.Errorf("a token whose exp cannot be read gets %s", left)
 	}
-	if got := invocation.Module(); got != (forge.Module{Type: "core:trigger", Key: "k"}) {
+	if got := invocation.Module(); got != (forge.Module{Type: "core:endpoint", Key: "k"}) {
 		t.Errorf("module %+v", got)
 	}
 	if invocation.AppID() != forgetest.AppID || invocation.Installation() != forgetest.Installation || invocation.Principal() != "712020:alice" ||
@@ -129,14 +129,23 @@ func TestVerifyRefusesTokens(t *testing.T) {
 	twice := issuer.Header(forgetest.FITOptions{Principal: "p"}, forgetest.Tokens{System: "a"})
 	twice.Add(forge.HeaderSystemToken, "b")
 	for name, header := range map[string]http.Header{
-		"oversized":                   issuer.Header(forgetest.FITOptions{}, forgetest.Tokens{System: strings.Repeat("x", 9000)}),
-		"twice":                       twice,
-		"a user token without a user": issuer.Header(forgetest.FITOptions{}, forgetest.Tokens{User: "u"}),
+		"oversized": issuer.Header(forgetest.FITOptions{}, forgetest.Tokens{System: strings.Repeat("x", 9000)}),
+		"twice":     twice,
 	} {
 		_, err := issuer.Verifier.Verify(t.Context(), header)
 		if fault.KindOf(err) != fault.Invalid || !strings.Contains(fault.Public(err), "X-Forge-Oauth-") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestUserTokenWithoutAUser: a Forge function may pass on a user's token although its FIT names nobody.
+func TestUserTokenWithoutAUser(t *testing.T) {
+	t.Parallel()
+	issuer := forgetest.Start(t)
+	got, err := issuer.Verifier.Verify(t.Context(), issuer.Header(forgetest.FITOptions{}, forgetest.Tokens{System: "s", User: strings.Repeat("u", 9000)}))
+	if err != nil || !got.Token(forge.ActorUser).IsZero() || got.Token(forge.ActorSystem).IsZero() || !got.WithoutSystemToken().Token(forge.ActorSystem).IsZero() {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 

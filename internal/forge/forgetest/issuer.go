@@ -70,7 +70,7 @@ func newKey(id string) (*signingKey, error) {
 	return &signingKey{id, private}, err
 }
 
-// Handler serves the published keys as a JWKS (RFC 7517).
+// Handler serves the published keys as a JWKS (RFC 7517), n and e with base64 padding as Forge's own set has them.
 func (i *Issuer) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -86,19 +86,19 @@ func (i *Issuer) jwks() []map[string]string {
 		public := key.private.PublicKey
 		set = append(set, map[string]string{
 			"kty": "RSA", "use": "sig", "alg": "RS256", "kid": key.id,
-			"n": encode(public.N.Bytes()), "e": encode(big.NewInt(int64(public.E)).Bytes()),
+			"n": base64.URLEncoding.EncodeToString(public.N.Bytes()), "e": base64.URLEncoding.EncodeToString(big.NewInt(int64(public.E)).Bytes()),
 		})
 	}
 	return set
 }
 
-// FITOptions describe a FIT; the zero value is a right one of an app's page without a user.
+// FITOptions describe a FIT; the zero value is a right one of the platform's: an event, a scheduled trigger, or a call by the app's function.
 type FITOptions struct {
 	Installation string
 	WorkspaceID  string
 	Principal    string
-	ModuleType   string // default "bitbucket:repoMainMenuPage"
-	ModuleKey    string // default "page"
+	ModuleType   string // default "bitbucket:repoMainMenuPage" with a principal, else "core:endpoint"
+	ModuleKey    string // default "page" with a principal, else "endpoint"
 	ICLabel      string
 	AppVersion   string
 	Life         time.Duration // default 25 s; a negative one is expired
@@ -142,6 +142,10 @@ func (i *Issuer) claims(options FITOptions) map[string]any {
 		issued = now.Add(life - 25*time.Second)
 	}
 	workspace := or(options.WorkspaceID, WorkspaceID)
+	moduleType, moduleKey := "core:endpoint", "endpoint"
+	if options.Principal != "" {
+		moduleType, moduleKey = "bitbucket:repoMainMenuPage", "page"
+	}
 	claims := map[string]any{
 		"iss": "forge/invocation-token", "aud": i.AppID, "jti": encode(random(16)),
 		"iat": issued.Unix(), "nbf": issued.Unix(), "exp": now.Add(life).Unix(),
@@ -150,7 +154,7 @@ func (i *Issuer) claims(options FITOptions) map[string]any {
 			"apiBaseUrl":   "https://api.atlassian.com",
 			"installation": map[string]any{"id": or(options.Installation, Installation), "contexts": []any{map[string]any{"name": "BITBUCKET", "workspaceId": workspace}}},
 			"environment":  map[string]any{"type": "DEVELOPMENT", "id": "ari:cloud:ecosystem::environment/dev"},
-			"module":       map[string]any{"type": or(options.ModuleType, "bitbucket:repoMainMenuPage"), "key": or(options.ModuleKey, "page")},
+			"module":       map[string]any{"type": or(options.ModuleType, moduleType), "key": or(options.ModuleKey, moduleKey)},
 		},
 		"context": map[string]any{"workspaceId": "{" + workspace + "}"},
 	}
