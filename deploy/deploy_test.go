@@ -137,6 +137,13 @@ func TestManifest(t *testing.T) {
 			"path: /forge/lifecycle\n      auth:\n", "path: /forge/lifecycle\n      auth:\n        appUserToken:\n          enabled: true\n",
 			"only supports appSystemToken",
 		},
+		"a system token for a page": {
+			"        appUserToken: # comes", "        appSystemToken:\n          enabled: true\n        appUserToken: # comes", "endpoint jobs asks for a system token",
+		},
+		"no user token for a page": {"        appUserToken: # comes where a user is in session; he acts as himself\n          enabled: true", "        appUserToken:\n          enabled: false", "endpoint jobs needs auth.appUserToken"},
+		"no system token for a trigger": {
+			"path: /forge/schedule\n      auth:\n        appSystemToken:\n          enabled: true", "path: /forge/schedule", "endpoint schedule needs auth.appSystemToken",
+		},
 		"no YAML": {"modules:", "modules: [", "error"},
 	}
 	paths := []string{original}

@@ -104,7 +104,8 @@ func TestPage(t *testing.T) {
 type opener = func(api *api, place string, look view) *tab
 
 func startsABatch(t *testing.T, open opener) {
-	p := open(newAPI().say("POST /v1/batches", http.StatusAccepted, batch(nil)).say(one, 200, batch(nil)).say(repos, 200, repositories), "new", view{})
+	p := open(newAPI().say("POST /v1/batches", http.StatusAccepted, batch(nil)).say(one, 200, batch(nil)).say(repos, 200, repositories).
+		say("GET /v1/installation", 200, `{"actors":["user","system"]}`), "new", view{})
 	p.fill("title", "Licence", "list", "acme/web team=core\nhttps://bitbucket.org/acme/api\n", "branch", "chore/licence", "message", "Add the licence",
 		"path-0", "LICENSE", "content-0", "MIT\n", "prTitle", "Add the licence to {{ repository.slug }}", "prDescription", "As agreed.",
 		"reviewers", "712020:bob, {11111111-2222-4333-8444-555555555555}", "concurrency", "16", "dryRun", "off", "actor", "system")
@@ -140,7 +141,10 @@ func startsABatch(t *testing.T, open opener) {
 }
 
 func startsByQuery(t *testing.T, open opener) {
-	p := open(newAPI().say("POST /v1/batches", http.StatusAccepted, batch(nil)).say(one, 200, batch(nil)).say(repos, 200, repositories), "new", view{})
+	p := open(newAPI().say("POST /v1/batches", http.StatusAccepted, batch(nil)).say(one, 200, batch(nil)).say(repos, 200, repositories).
+		say("GET /v1/installation", 200, `{"actors":["user"]}`), "new", view{})
+	p.sends("GET /v1/installation")
+	p.until(`document.getElementById("actor") === null && !document.body.innerText.includes("The app")`)
 	p.js(`document.querySelector("[name=by][value=query]").click()`)
 	p.fill("name", "web-*", "project", "CORE", "language", "go", "hasFile", "go.mod", "branch", "b", "message", "m", "path-0", "f", "open", "off", "staged", "off")
 	p.click("Start the dry run")

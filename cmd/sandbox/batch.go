@@ -63,7 +63,7 @@ func (s *sandbox) dryRun(ctx context.Context) (string, error) {
 	if err := s.addFleet(ctx, 1, fleet-1); err != nil {
 		return "", err
 	}
-	body := `{"query":{"workspace":"acme","project":"FLEET","name":"service-*"},"dry_run":true,"actor":"system",` + ownersPush + `}`
+	body := `{"query":{"workspace":"acme","project":"FLEET","name":"service-*"},"dry_run":true,` + ownersPush + `}`
 	done, err := s.finishBatch(ctx, "/v1/batches", body)
 	if err != nil {
 		return "", err
@@ -107,7 +107,7 @@ func (s *sandbox) batch(ctx context.Context) (string, error) {
 	for i := range repositories {
 		repositories[i] = fmt.Sprintf(`{"workspace":"acme","slug":"%s","values":{"team":"team-%d"}}`, fleetSlug(i+1), i%4)
 	}
-	done, err := s.finishBatch(ctx, "/v1/batches", `{"title":"Say who owns what","actor":"system","repositories":[`+strings.Join(repositories, ",")+`],`+ownersPush+
+	done, err := s.finishBatch(ctx, "/v1/batches", `{"title":"Say who owns what","repositories":[`+strings.Join(repositories, ",")+`],`+ownersPush+
 		`,"rollout":{"canary":3,"then":"50%"}}`)
 	if err != nil {
 		return "", err

@@ -42,7 +42,7 @@ func TestPageInABrowser(t *testing.T) {
 		list += "acme/" + fleetSlug(i) + " team=team-" + strconv.Itoa(i) + "\n"
 	}
 	page.fill("title", "Note the teams", "list", list, "branch", "chore/note", "message", "Note the team of {{repository.slug}}",
-		"path-0", "TEAM", "content-0", "{{values.team}}\n", "prTitle", "Note the team", "canary", "1", "stop", "", "dryRun", "off", "actor", "system")
+		"path-0", "TEAM", "content-0", "{{values.team}}\n", "prTitle", "Note the team", "canary", "1", "stop", "", "dryRun", "off")
 	page.click("Start the batch")
 	page.sees("5 of 5 repositories")
 	page.sees("chore/note")

@@ -50,7 +50,8 @@ type invocation struct {
 	Headers map[string]string `json:"headers"` // beside the ones that Forge sets
 	Body    json.RawMessage   `json:"body"`
 
-	// Principal is the user in session. Default: alice on paths below /v1, nobody on paths below /forge.
+	// Principal is the user in session. Default: alice on paths below /v1, nobody on paths below /forge. "" on a path below /v1 is a
+	// function of the app.
 	Principal *string `json:"principal"`
 	Module    struct {
 		Type string `json:"type"`
@@ -58,7 +59,7 @@ type invocation struct {
 	} `json:"module"`
 	Installation string `json:"installation"`
 
-	// Tokens says which OAuth tokens come along: "system", "user". Default: both with a principal, else system.
+	// Tokens says which OAuth tokens come along: "system", "user". Default: user with a principal, else system.
 	Tokens    []string `json:"tokens"`
 	Scopes    []string `json:"scopes"`     // of the tokens; default: all that the manifest asks for
 	TokenLife string   `json:"token_life"` // default "4h"; "-1m" makes expired ones
@@ -109,7 +110,7 @@ func (f *standInForge) routes() http.Handler {
 	return mux
 }
 
-// invokeRemote sends what the page in a browser asked for, signed with alice in session and with both tokens.
+// invokeRemote sends what the page in a browser asked for, signed with alice in session and with her token.
 func (f *standInForge) invokeRemote(ctx context.Context, call bridge.Call) (bridge.Answer, error) {
 	if !strings.HasPrefix(call.Path, "/v1/") {
 		return bridge.Answer{}, errors.New("the page calls paths below /v1 only")
@@ -209,7 +210,7 @@ func (f *standInForge) sign(call invocation, header http.Header) error {
 	tokens := call.Tokens
 	if tokens == nil {
 		if tokens = []string{"system"}; principal != "" {
-			tokens = append(tokens, "user")
+			tokens = []string{"user"}
 		}
 	}
 	scopes := call.Scopes
@@ -229,19 +230,25 @@ func (f *standInForge) sign(call invocation, header http.Header) error {
 	return nil
 }
 
-// caller fills in who calls, by the path, with the modules that deploy/forge/manifest.yml has.
+// platform is the module type of every call that no frontend makes.
+const platform = "core:endpoint"
+
+// caller fills in who calls, by the path, with the modules that deploy/forge/manifest.yml has. A call below /v1 without a principal is one
+// by a function of the app.
 func (f *standInForge) caller(call invocation) (principal string, module [2]string) {
 	module = [2]string{"bitbucket:workspaceGlobalPage", "gitsmith-page"}
 	principal = alice
 	switch {
 	case strings.HasPrefix(call.Path, "/forge/schedule"):
-		principal, module = "", [2]string{"core:scheduledTrigger", "hourly"}
+		principal, module = "", [2]string{platform, "hourly"}
 	case strings.HasPrefix(call.Path, "/forge/uninstall"):
-		principal, module = "", [2]string{"core:preUninstall", "removed"}
+		principal, module = "", [2]string{platform, "removed"}
 	case strings.HasPrefix(call.Path, "/forge/events"):
-		principal, module = "", [2]string{"core:trigger", "product-events"}
+		principal, module = "", [2]string{platform, "product-events"}
 	case strings.HasPrefix(call.Path, "/forge/"):
-		principal, module = "", [2]string{"core:trigger", "installed"}
+		principal, module = "", [2]string{platform, "installed"}
+	case call.Principal != nil && *call.Principal == "":
+		module = [2]string{platform, "function"}
 	}
 	if call.Principal != nil {
 		principal = *call.Principal

@@ -63,13 +63,13 @@ func (s *sandbox) trigger(ctx context.Context, where string) error {
 func (s *sandbox) wake(ctx context.Context) (string, error) {
 	where := installation + "-waiting"
 	request := strings.Replace(string(body("system", `"clone":{"archive":"none"}`)), `"actor"`, `"on_expiry":"wait","actor"`, 1)
-	if _, err := s.submit(ctx, invocation{Installation: where, Tokens: []string{"system"}, TokenLife: "30s", Body: json.RawMessage(request)}, http.StatusAccepted); err != nil {
+	if _, err := s.submit(ctx, invocation{Installation: where, Principal: &nobody, Tokens: noTokens, Body: json.RawMessage(request)}, http.StatusAccepted); err != nil {
 		return "", err
 	}
 	var list struct {
 		Jobs []jobView `json:"jobs"`
 	}
-	got, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs", Installation: where, Tokens: noTokens})
+	got, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs", Installation: where, Principal: &nobody, Tokens: noTokens})
 	if err != nil {
 		return "", err
 	}
@@ -143,7 +143,7 @@ func (s *sandbox) afterwards(ctx context.Context, where string) (string, error) 
 	if told.Outcome != "removed" || len(told.Jobs) > 0 || s.tokensOf(where) > 0 {
 		return "", fmt.Errorf("a late event: %+v, %d tokens", told, s.tokensOf(where))
 	}
-	late, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs", Installation: where, Body: body("system", `"clone":{}`)})
+	late, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs", Installation: where, Body: body("user", `"clone":{}`)})
 	if err != nil {
 		return "", err
 	}

@@ -72,7 +72,8 @@ func (s *sandbox) steps() []step {
 		{"a token without the scope to push", s.missingScope},
 		{"a branch that moves during the push", s.movedBranch},
 		{"a caller that Forge did not sign", s.unsigned},
-		{"another installation asks for the job", s.stranger},
+		{"another installation, then another user, asks", s.stranger},
+		{"a user asks for the app's rights", s.noBot},
 		{"an event: a push; the rule archive-main", s.event},
 		{"the event delivered again", s.eventAgain},
 		{"an event of a commit that a job pushed", s.ownEvent},
@@ -98,7 +99,7 @@ func (s *sandbox) install(ctx context.Context) (string, error) {
 }
 
 func (s *sandbox) cloneArchive(ctx context.Context) (string, error) {
-	done, err := s.finish(ctx, invocation{Tokens: []string{"system"}, Body: body("system", `"clone":{"ref":"main","archive":"tar.gz"}`)}, "succeeded")
+	done, err := s.finish(ctx, invocation{Body: body("user", `"clone":{"ref":"main","archive":"tar.gz"}`)}, "succeeded")
 	if err != nil {
 		return "", err
 	}
@@ -178,7 +179,7 @@ func (s *sandbox) pushAgain(ctx context.Context) (string, error) {
 }
 
 func (s *sandbox) replace(ctx context.Context) (string, error) {
-	done, err := s.finish(ctx, invocation{Body: body("system", `"push":{"branch":"main","message":"Use the new host",`+
+	done, err := s.finish(ctx, invocation{Body: body("user", `"push":{"branch":"main","message":"Use the new host",`+
 		`"changes":[{"replace":{"paths":["**/*.md","src/**"],"pattern":"old\\.example\\.(\\w+)","with":"new.example.$1","regexp":true}}]}`)}, "succeeded")
 	if err != nil {
 		return "", err
@@ -190,8 +191,8 @@ func (s *sandbox) replace(ctx context.Context) (string, error) {
 }
 
 func (s *sandbox) expired(ctx context.Context) (string, error) {
-	nobody, before := "712020:bob", s.gitRequests.Load()
-	done, err := s.finish(ctx, invocation{Principal: &nobody, TokenLife: "30s", Body: body("user", putOne("main", "never.txt"))}, "expired")
+	bob, before := "712020:bob", s.gitRequests.Load()
+	done, err := s.finish(ctx, invocation{Principal: &bob, TokenLife: "30s", Body: body("user", putOne("main", "never.txt"))}, "expired")
 	if err != nil {
 		return "", err
 	}
@@ -217,7 +218,7 @@ func (s *sandbox) missingScope(ctx context.Context) (string, error) {
 
 func (s *sandbox) movedBranch(ctx context.Context) (string, error) {
 	s.beforePush.Store(new(func() { s.commitBehindTheBack(ctx) }))
-	done, err := s.finish(ctx, invocation{Body: body("system", putOne("main", "raced.txt"))}, "succeeded")
+	done, err := s.finish(ctx, invocation{Body: body("user", putOne("main", "raced.txt"))}, "succeeded")
 	if err != nil {
 		return "", err
 	}
@@ -242,7 +243,22 @@ func (s *sandbox) stranger(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return "404: an installation sees its own jobs only", want(got, http.StatusNotFound)
+	if err := want(got, http.StatusNotFound); err != nil {
+		return "", err
+	}
+	bob := "712020:bob"
+	if got, err = s.forge.deliver(ctx, invocation{Path: "/v1/jobs/" + s.helloJob, Principal: &bob}); err != nil {
+		return "", err
+	}
+	return "404: installations see their own jobs only, users what they asked for", want(got, http.StatusNotFound)
+}
+
+func (s *sandbox) noBot(ctx context.Context) (string, error) {
+	got, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs", Body: body("system", putOne("main", "never.txt"))})
+	if err != nil {
+		return "", err
+	}
+	return "403: a user's call acts as that user; rules and functions act as the app", want(got, http.StatusForbidden)
 }
 
 // jobView is what GET /v1/jobs/{id} says, as far as the walk looks.
@@ -305,7 +321,10 @@ func (s *sandbox) finish(ctx context.Context, call invocation, state string) (jo
 	return s.await(ctx, view.ID, call.Installation, state)
 }
 
-// await asks for a job until it is in the state that is wanted, or has ended in another.
+// nobody is the principal of a call by a function of the app, which sees every job of its installation.
+var nobody = ""
+
+// await asks for a job, as the app does, until it is in the state that is wanted, or has ended in another.
 func (s *sandbox) await(ctx context.Context, id, where, state string) (jobView, error) {
 	view := jobView{ID: id}
 	for tick := time.NewTicker(10 * time.Millisecond); ; {
@@ -315,7 +334,7 @@ func (s *sandbox) await(ctx context.Context, id, where, state string) (jobView, 
 			return view, fmt.Errorf("job %s is still %s", view.ID, view.State)
 		case <-tick.C:
 		}
-		got, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs/" + id, Installation: where, Tokens: []string{}})
+		got, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs/" + id, Installation: where, Principal: &nobody, Tokens: noTokens})
 		if err == nil {
 			err = want(got, http.StatusOK)
 		}

@@ -52,6 +52,14 @@ async function check(manifest) {
     if (!(Array.isArray(given) ? given : Object.keys(given)).includes(scope)) problems.push({ level: "error", message: `scope ${scope} is missing` });
   }
 
+  // Forge's own calls bring the system token, a frontend's the user's; the receiver ignores a system token that a frontend brings.
+  for (const { key, route, auth } of app.modules?.endpoint ?? []) {
+    const delivered = route?.path?.startsWith("/forge/");
+    const token = delivered ? "appSystemToken" : "appUserToken";
+    if (auth?.[token]?.enabled !== true) problems.push({ level: "error", message: `endpoint ${key} needs auth.${token}.enabled: true` });
+    if (!delivered && auth?.appSystemToken?.enabled) problems.push({ level: "error", message: `endpoint ${key} asks for a system token, which is ignored there; take auth.appSystemToken out` });
+  }
+
   for (const { level, line, message } of problems) {
     console.log(`${manifest}:${line ?? 0}: ${level}: ${message}`);
   }

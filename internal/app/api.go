@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/config"
@@ -92,15 +91,11 @@ func (b *base) publicListener(
 		return converted, err
 	})
 	b.metrics.WatchBatches(b.batches.Going)
-	callers := func(route string, modules []string) receiver.Callers {
-		return receiver.Callers{Modules: modules, Users: slices.Contains(settings.AllowPrincipal, route)}
-	}
 	handler, err := receiver.New(receiver.Config{
 		Verifier: verifier, Intake: inlet, Tokens: b.vault, Installations: b.installations, Jobs: jobs, Batches: b.batches, Artifacts: b.artifacts,
 		Metrics: b.metrics, Logger: b.logger, Limits: jobLimits(settings.Common), MaxBody: settings.MaxBody,
 		Rules: rules.current.Load, EventAge: settings.EventAge,
-		Events: callers("events", settings.EventModules), Schedule: callers("schedule", settings.ScheduleModules),
-		Lifecycle: callers("lifecycle", settings.LifecycleModules), Uninstall: callers("uninstall", settings.UninstallModules),
+		EventKeys: settings.EventKeys, ScheduleKeys: settings.ScheduleKeys, LifecycleKeys: settings.LifecycleKeys, UninstallKeys: settings.UninstallKeys,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("receiver: %w", err)

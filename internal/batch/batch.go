@@ -31,7 +31,8 @@ import (
 type Batch struct {
 	ID           string
 	Installation string
-	Actor        forge.Actor
+	Actor        forge.Actor // whose token does the work
+	Requester    string      // account id of the user who asked for it; empty where a function of the app did
 	CreatedAt    time.Time
 	Trace        job.Trace
 	Digest       string // of the normalised request: the same key with another digest is another request
@@ -61,6 +62,7 @@ type Status struct {
 	DryRun       bool      `json:"dry_run"`
 	From         string    `json:"from,omitempty"` // the dry run that it repeats
 	Actor        string    `json:"actor"`
+	Requester    string    `json:"-"` // account id; empty for the app
 	CreatedAt    time.Time `json:"created_at"`
 	EndedAt      time.Time `json:"ended_at,omitzero"`
 
@@ -114,6 +116,13 @@ type ItemOptions struct {
 	Cursor string    // of the page before; empty for the first
 }
 
+// ListOptions choose a page of an installation's batches, newest first.
+type ListOptions struct {
+	Requester string // an account id; empty: whoever asked
+	Limit     int    // 1 to 100; zero is 50
+	Cursor    string // of the page before; empty for the first
+}
+
 // MaxAge is how old a batch may become; what has not begun by then is canceled.
 const MaxAge = 7 * 24 * time.Hour
 
@@ -133,7 +142,7 @@ func New(invocation forge.Invocation, request Request, key string, trace job.Tra
 		return Batch{}, err
 	}
 	b := Batch{
-		Installation: invocation.Installation(), Actor: actor, CreatedAt: now.UTC().Truncate(time.Millisecond), Trace: trace, Digest: digest, Request: request,
+		Installation: invocation.Installation(), Actor: actor, Requester: invocation.Principal(), CreatedAt: now.UTC().Truncate(time.Millisecond), Trace: trace, Digest: digest, Request: request,
 	}
 	if key != "" {
 		b.ID = derived("batch", b.Installation, string(actor.Kind), actor.Principal, key)

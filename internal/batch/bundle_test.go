@@ -227,7 +227,7 @@ func (b *bundle) create(id string, request batch.Request) batch.Status {
 func (b *bundle) createAs(id string, actor forge.Actor, request batch.Request) batch.Status {
 	b.t.Helper()
 	status, created, err := b.store.Create(b.t.Context(), batch.Batch{
-		ID: id, Installation: installation, Actor: actor, CreatedAt: time.Now().UTC().Truncate(time.Millisecond), Digest: "digest of " + id, Request: request,
+		ID: id, Installation: installation, Actor: actor, Requester: actor.Principal, CreatedAt: time.Now().UTC().Truncate(time.Millisecond), Digest: "digest of " + id, Request: request,
 	})
 	if err != nil || !created {
 		b.t.Fatalf("create: %v, created %t", err, created)

@@ -21,7 +21,7 @@ type Queue interface {
 	// Enqueue queues a job once; created is false where it was there.
 	Enqueue(ctx context.Context, j job.Job) (status job.Status, created bool, err error)
 	// RetryRun runs a job again whose given run ended without success; a Conflict where another run is there already.
-	RetryRun(ctx context.Context, installation, id string, generation int, actor forge.Actor) (job.Status, error)
+	RetryRun(ctx context.Context, installation, id string, generation int) (job.Status, error)
 	// CancelWaiting ends a job that does not run, and leaves one that does alone.
 	CancelWaiting(ctx context.Context, installation, id string) (job.Status, error)
 	// HaveTasks reports of each job that was queued once whether its task is there. One without, whose record is there, was queued by
@@ -259,9 +259,9 @@ func (d *Driver) hold(ctx context.Context, installation string, actor forge.Acto
 		return "", nil
 	}
 	if actor.Kind == forge.ActorSystem {
-		return "the system token has run out; the next scheduled trigger, or any call that brings " + actor.Header() + ", lets the batch go on", nil
+		return "the system token has run out; the batch resumes when the next scheduled trigger brings one", nil
 	}
-	return "the user token has run out; the user's next call from the app's UI lets the batch go on, or another user resumes it as himself", nil
+	return "the user token has run out; the batch resumes with that user's next call from the app's UI", nil
 }
 
 // begin queues repositories that were taken. To begin one twice does no harm.
@@ -309,7 +309,7 @@ func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
 	case err != nil:
 		return unavailable(err, "retry a repository")
 	}
-	_, err = d.Queue.RetryRun(ctx, j.Installation, j.ID, status.Generation, j.Actor)
+	_, err = d.Queue.RetryRun(ctx, j.Installation, j.ID, status.Generation)
 	if err != nil && fault.KindOf(err) == fault.Conflict { // another worker was quicker
 		return nil
 	}
@@ -320,7 +320,7 @@ func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
 func jobOf(fields map[string]string, actor forge.Actor, installation, id string, number int, kept entry) job.Job {
 	created, _ := strconv.ParseInt(fields["created"], 10, 64) // we have written it
 	j := job.Job{
-		ID: JobID(id, number), Installation: installation, Actor: actor, Repository: kept.repository(), Class: job.ClassBatch,
+		ID: JobID(id, number), Installation: installation, Actor: actor, Requester: requesterOf(fields), Repository: kept.repository(), Class: job.ClassBatch,
 		CreatedAt: time.UnixMilli(created).UTC(), Trace: job.Trace{TraceID: fields["trace"], SpanID: fields["span"]},
 		Digest: JobID(id, number), Batch: job.BatchRef{ID: id, Item: number},
 	}

@@ -88,7 +88,7 @@ func TestAtOnce(t *testing.T) {
 	b.create("b2", b.request(1, nil))
 	b.await("b2", "it is held", func(s batch.Status) bool { return s.State == batch.StatePaused })
 	b.tokens.set(forge.ActorSystem, true)
-	if err := b.store.Resume(t.Context(), installation, "b2", system); err != nil {
+	if err := b.store.Resume(t.Context(), installation, "b2"); err != nil {
 		t.Fatal(err)
 	}
 	b.finished("b2")
@@ -144,7 +144,7 @@ func TestItems(t *testing.T) {
 	}
 }
 
-// TestRetry: what failed runs again as who asks; what succeeded does not.
+// TestRetry: what failed runs again, for the same requester and as the same actor; what succeeded does not.
 func TestRetry(t *testing.T) {
 	onBoth(t, func(b *bundle) {
 		var mutex sync.Mutex
@@ -154,17 +154,20 @@ func TestRetry(t *testing.T) {
 			defer mutex.Unlock()
 			runs[j.Batch.Item]++
 			actors[j.Batch.Item] = j.Actor
+			if j.Requester != alice.Principal {
+				b.t.Errorf("repository %d is asked for by %q", j.Batch.Item, j.Requester)
+			}
 			if j.Batch.Item%3 == 0 && runs[j.Batch.Item] < 3 {
 				return job.Result{}, fault.Newf(fault.Invalid, "not yet")
 			}
 			return succeed(ctx, j)
 		})
-		b.create("b1", b.request(30, nil))
+		b.createAs("b1", alice, b.request(30, nil))
 		if status := b.finished("b1"); status.Totals[batch.Failed] != 10 {
 			b.t.Fatalf("%v", status.Totals)
 		}
-		for _, who := range []forge.Actor{system, alice} {
-			if err := b.store.Retry(b.t.Context(), installation, "b1", who); err != nil {
+		for range 2 {
+			if err := b.store.Retry(b.t.Context(), installation, "b1"); err != nil {
 				b.t.Fatal(err)
 			}
 			b.finished("b1")
@@ -176,15 +179,15 @@ func TestRetry(t *testing.T) {
 		mutex.Lock()
 		defer mutex.Unlock()
 		for item, count := range runs {
-			want, actor := 1, system
+			want := 1
 			if item%3 == 0 {
-				want, actor = 3, alice
+				want = 3
 			}
-			if count != want || actors[item] != actor {
+			if count != want || actors[item] != alice {
 				b.t.Errorf("repository %d ran %d times, last as %v", item, count, actors[item])
 			}
 		}
-		if err := b.store.Retry(b.t.Context(), installation, "b1", system); fault.KindOf(err) != fault.Conflict {
+		if err := b.store.Retry(b.t.Context(), installation, "b1"); fault.KindOf(err) != fault.Conflict {
 			b.t.Errorf("nothing failed: %v", err)
 		}
 	})
@@ -211,7 +214,7 @@ func TestPauseResumeCancel(t *testing.T) {
 		if err := b.store.Pause(ctx, installation, "b1"); fault.KindOf(err) != fault.Conflict {
 			b.t.Errorf("paused twice: %v", err)
 		}
-		if err := b.store.Resume(ctx, installation, "b1", system); err != nil {
+		if err := b.store.Resume(ctx, installation, "b1"); err != nil {
 			b.t.Fatal(err)
 		}
 		b.await("b1", "three more run", func(s batch.Status) bool { return s.Totals[batch.Running] == 3 })
@@ -228,7 +231,7 @@ func TestPauseResumeCancel(t *testing.T) {
 			b.t.Error(diff)
 		}
 		for what, act := range map[string]error{
-			"resume": b.store.Resume(ctx, installation, "b1", system), "cancel": b.store.Cancel(ctx, installation, "b1"), "retry": b.store.Retry(ctx, installation, "b1", system),
+			"resume": b.store.Resume(ctx, installation, "b1"), "cancel": b.store.Cancel(ctx, installation, "b1"), "retry": b.store.Retry(ctx, installation, "b1"),
 		} {
 			if fault.KindOf(act) != fault.Conflict {
 				b.t.Errorf("%s a canceled batch: %v", what, act)
@@ -301,7 +304,7 @@ func TestQuery(t *testing.T) {
 		if stopped.Total != 4 || stopped.Reason != "list the repositories: the scope is missing" || stopped.Totals[batch.Queued] != 4 {
 			b.t.Errorf("%+v", stopped)
 		}
-		if err := b.store.Resume(b.t.Context(), installation, "b1", system); err != nil {
+		if err := b.store.Resume(b.t.Context(), installation, "b1"); err != nil {
 			b.t.Fatal(err)
 		}
 		if status := b.finished("b1"); status.Total != 12 || status.Totals[batch.Succeeded] != 12 {
@@ -404,7 +407,7 @@ func TestJobsByThemselves(t *testing.T) {
 		b.create("b1", b.request(2, nil))
 		b.finished("b1")
 		fail.Store(false)
-		if _, err := b.client.Retry(b.t.Context(), installation, batch.JobID("b1", 1), system); err != nil {
+		if _, err := b.client.Retry(b.t.Context(), installation, batch.JobID("b1", 1)); err != nil {
 			b.t.Fatal(err)
 		}
 		status := b.await("b1", "one has succeeded", func(s batch.Status) bool { return s.Totals[batch.Succeeded] == 1 })

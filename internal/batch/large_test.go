@@ -76,7 +76,7 @@ func TestLargest(t *testing.T) {
 	took("group the failures", look("dry"))
 	took("look again", look("dry"))
 	took("all pages of failures", pages(batch.Failed))
-	took("retry", func() error { return b.store.Retry(ctx, installation, "dry", system) })
+	took("retry", func() error { return b.store.Retry(ctx, installation, "dry") })
 	took("cancel", func() error { return b.store.Cancel(ctx, installation, "dry") })
 	took("look at the canceled", look("dry"))
 	b.repeatLargest(took)

@@ -40,7 +40,7 @@ func TestRetryOfWhatIsGone(t *testing.T) {
 				b.t.Fatal(err)
 			}
 		}
-		if err := b.store.Retry(b.t.Context(), installation, "b1", system); err != nil {
+		if err := b.store.Retry(b.t.Context(), installation, "b1"); err != nil {
 			b.t.Fatal(err)
 		}
 		status := b.finished("b1")
@@ -159,7 +159,7 @@ func TestEveryKeyRunsOut(t *testing.T) {
 	if _, err := b.fill("b1", 0); err != nil { // keeps what was looked up
 		t.Fatal(err)
 	}
-	if err := b.store.Retry(t.Context(), installation, "b1", system); err != nil {
+	if err := b.store.Retry(t.Context(), installation, "b1"); err != nil {
 		t.Fatal(err)
 	}
 	b.await("b1", "it ends or stops", func(s batch.Status) bool { return s.State == batch.StateStopped || !s.EndedAt.IsZero() })
@@ -195,7 +195,7 @@ func TestBatchOnCluster(t *testing.T) {
 	})
 	b.create("query", b.request(0, map[string]any{"query": map[string]any{"workspace": "acme"}, "rollout": map[string]any{"canary": 2, "stop_at_failures": 1}}))
 	b.await("query", "it stops", func(s batch.Status) bool { return s.State == batch.StateStopped && s.Totals[batch.Failed] == 1 })
-	if err := b.store.Retry(t.Context(), installation, "query", system); err != nil {
+	if err := b.store.Retry(t.Context(), installation, "query"); err != nil {
 		t.Fatal(err)
 	}
 	if status := b.finished("query"); status.Totals[batch.Succeeded] != 6 {
@@ -203,7 +203,7 @@ func TestBatchOnCluster(t *testing.T) {
 	}
 	b.create("dry", b.request(4, map[string]any{"dry_run": true, "per_hour": 100_000}))
 	b.finished("dry")
-	if err := b.store.Retry(t.Context(), installation, "dry", system); err != nil {
+	if err := b.store.Retry(t.Context(), installation, "dry"); err != nil {
 		t.Fatal(err)
 	}
 	b.finished("dry")
@@ -211,7 +211,7 @@ func TestBatchOnCluster(t *testing.T) {
 	b.finished("real")
 	b.create("paused", b.request(4, map[string]any{"rollout": map[string]any{"canary": 1}}))
 	if err := b.store.Pause(t.Context(), installation, "paused"); err == nil {
-		if err := b.store.Resume(t.Context(), installation, "paused", system); err != nil {
+		if err := b.store.Resume(t.Context(), installation, "paused"); err != nil {
 			t.Error(err)
 		}
 	}
@@ -226,7 +226,7 @@ func TestBatchOnCluster(t *testing.T) {
 	for _, look := range []func() (int, error){
 		func() (int, error) { all, err := b.store.Recent(t.Context(), 10); return len(all), err },
 		func() (int, error) {
-			all, _, err := b.store.List(t.Context(), installation, 10, "")
+			all, _, err := b.store.List(t.Context(), installation, batch.ListOptions{Limit: 10})
 			return len(all), err
 		},
 		func() (int, error) {

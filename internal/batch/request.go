@@ -19,7 +19,7 @@ type Request struct {
 	Title        string          `json:"title,omitempty"` // default: the message's first line
 	Repositories []Target        `json:"repositories,omitempty"`
 	Query        *Query          `json:"query,omitempty"` // in place of a list
-	Actor        forge.ActorKind `json:"actor,omitempty"` // default: user where the call brings a user token, else system
+	Actor        forge.ActorKind `json:"actor,omitempty"` // default: the user who calls, else the app
 	Push         *job.Push       `json:"push,omitempty"`  // its strings may hold {{ expressions }}
 	DryRun       bool            `json:"dry_run,omitempty"`
 

@@ -93,7 +93,7 @@ func TestStopAtFailures(t *testing.T) {
 				t.Errorf("%d had begun, %q", begun, stopped.Reason)
 			}
 			for range 5 { // accepts what failed, until nothing more does
-				if err := b.store.Resume(t.Context(), installation, "b1", system); err != nil {
+				if err := b.store.Resume(t.Context(), installation, "b1"); err != nil {
 					t.Fatal(err)
 				}
 				status := b.await("b1", "it stops or ends", func(s batch.Status) bool { return s.State == batch.StateStopped || !s.EndedAt.IsZero() })
@@ -102,7 +102,7 @@ func TestStopAtFailures(t *testing.T) {
 				}
 			}
 			mended.Store(true)
-			if err := b.store.Retry(t.Context(), installation, "b1", system); err != nil {
+			if err := b.store.Retry(t.Context(), installation, "b1"); err != nil {
 				t.Fatal(err)
 			}
 			if status := b.finished("b1"); status.Totals[batch.Succeeded] != 40 {

@@ -21,6 +21,7 @@ const (
 	maxExamples = 5
 	maxPage     = 100
 	pageSize    = 50
+	maxLooked   = 2_000 // batches that one call reads to find a requester's
 )
 
 // ledger is a batch as Redis has it at one instant.
@@ -89,7 +90,7 @@ func (s *Store) statusOf(read ledger, installation, id string) Status {
 	}
 	status := Status{
 		ID: id, Installation: installation, Title: title, State: State(read.fields["state"]), Reason: read.fields["reason"],
-		DryRun: read.fields["dry"] == "1", From: read.fields["from"], Actor: read.fields["actor"], CreatedAt: read.time("created"), EndedAt: read.time("ended"),
+		DryRun: read.fields["dry"] == "1", From: read.fields["from"], Actor: read.fields["actor"], Requester: requesterOf(read.fields), CreatedAt: read.time("created"), EndedAt: read.time("ended"),
 		Total: read.number("total"), Totals: maps.Clone(read.counts),
 	}
 	status.Totals[Queued] += status.Totals[pending]
@@ -319,31 +320,54 @@ func split(member string) (installation, id string) {
 	return member[:max(at, 0)], member[at+1:]
 }
 
-// List is a page of an installation's batches, newest first, and the cursor of the next page, empty on the last.
-func (s *Store) List(ctx context.Context, installation string, limit int, cursor string) ([]Status, string, error) {
-	limit, offset, err := pageOf(limit, cursor)
+// List is a page of an installation's batches, newest first, and the cursor of the next page, empty on the last. With a requester, a page
+// can be short though more follow: the cursor says so.
+func (s *Store) List(ctx context.Context, installation string, options ListOptions) ([]Status, string, error) {
+	limit, offset, err := pageOf(options.Limit, options.Cursor)
 	if err != nil {
 		return nil, "", err
 	}
-	ids, err := s.Redis.ZRevRange(ctx, indexKey(installation), int64(offset), int64(offset+limit)).Result()
-	if err != nil {
-		return nil, "", unavailable(err, "list the batches")
-	}
-	next := ""
-	if len(ids) > limit {
-		ids, next = ids[:limit], strconv.Itoa(offset+limit)
-	}
 	statuses := []Status{}
-	for _, id := range ids {
-		status, err := s.Get(ctx, installation, id)
-		switch {
-		case err == nil:
-			statuses = append(statuses, status)
-		case fault.KindOf(err) != fault.NotFound:
-			return nil, "", err
+	for looked := 0; looked < maxLooked; looked += maxPage {
+		ids, err := s.Redis.ZRevRange(ctx, indexKey(installation), int64(offset), int64(offset+maxPage-1)).Result()
+		if err != nil {
+			return nil, "", unavailable(err, "list the batches")
+		}
+		for _, id := range ids {
+			if len(statuses) == limit {
+				return statuses, strconv.Itoa(offset), nil
+			}
+			offset++
+			switch status, err := s.getOf(ctx, installation, id, options.Requester); {
+			case err == nil:
+				statuses = append(statuses, status)
+			case fault.KindOf(err) != fault.NotFound:
+				return nil, "", err
+			}
+		}
+		if len(ids) < maxPage {
+			return statuses, "", nil
 		}
 	}
-	return statuses, next, nil
+	return statuses, strconv.Itoa(offset), nil
+}
+
+// getOf is Get of a batch that the requester asked for; any batch where requester is empty. Another's is a NotFound fault.
+func (s *Store) getOf(ctx context.Context, installation, id, requester string) (Status, error) {
+	if requester != "" {
+		values, err := s.Redis.HMGet(ctx, root(installation, id), "requester", "principal").Result()
+		if err != nil {
+			return Status{}, unavailable(err, "list the batches")
+		}
+		fields := map[string]string{}
+		for i, name := range []string{"requester", "principal"} {
+			fields[name], _ = values[i].(string)
+		}
+		if requesterOf(fields) != requester {
+			return Status{}, notThere(id)
+		}
+	}
+	return s.Get(ctx, installation, id)
 }
 
 // pageOf reads a cursor, which is how much was shown.

@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -243,7 +244,7 @@ func (s *Store) fieldsOf(b Batch, title string, total int) []any {
 		}
 	}
 	for _, field := range [][2]string{
-		{"principal", b.Actor.Principal}, {"from", b.From}, {"trace", b.Trace.TraceID}, {"span", b.Trace.SpanID},
+		{"principal", b.Actor.Principal}, {"requester", b.Requester}, {"from", b.From}, {"trace", b.Trace.TraceID}, {"span", b.Trace.SpanID},
 	} {
 		if field[1] != "" {
 			fields = append(fields, field[0], field[1])
@@ -265,8 +266,10 @@ func (s *Store) repeat(ctx context.Context, b Batch) (work spec, title string, e
 	}
 	before, err := s.Get(ctx, b.Installation, b.From)
 	switch {
-	case fault.KindOf(err) == fault.NotFound && err != nil:
+	case fault.KindOf(err) == fault.NotFound && err != nil, err == nil && before.Requester != b.Requester && b.Requester != "":
 		return spec{}, "", nil, wrong("there is no batch %.40q, or its time is over", b.From)
+	case err == nil && before.Requester != b.Requester:
+		return spec{}, "", nil, wrong("the dry run is a user's; only that user can start it")
 	case err != nil:
 		return spec{}, "", nil, err
 	case !before.DryRun:
@@ -430,6 +433,11 @@ func decodeEntries(numbers []int, values []any) ([]entry, error) {
 // actorOf is as whom a batch acts.
 func actorOf(fields map[string]string) forge.Actor {
 	return forge.Actor{Kind: forge.ActorKind(fields["actor"]), Principal: fields["principal"]}
+}
+
+// requesterOf is who asked for a batch. One of an earlier version has no such field: then it is the user who acts, if one does.
+func requesterOf(fields map[string]string) string {
+	return cmp.Or(fields["requester"], fields["principal"])
 }
 
 // head is a batch's root; empty where there is none.

@@ -169,7 +169,7 @@ func (s *Store) cancelTaken(ctx context.Context, installation, id string, number
 
 // actScript does what a caller asks of a batch.
 //
-// KEYS: root. ARGV: "cancel", "end" (the same of a removed app), "pause", "resume" or "retry", actor, principal. Returns {verdict, state}: "none", "done" or "refused".
+// KEYS: root. ARGV: "cancel", "end" (the same of a removed app), "pause", "resume" or "retry". Returns {verdict, state}: "none", "done" or "refused".
 var actScript = redis.NewScript(common + `
 local root, act = KEYS[1], ARGV[1]
 local have = redis.call('HMGET', root, 'state', 'resolved', 'hold')
@@ -177,7 +177,7 @@ local state = have[1]
 if not state then return {'none', ''} end
 local over = state == 'canceled' or state == 'finished'
 local function go()
-  redis.call('HSET', root, 'state', have[2] == '1' and 'running' or 'resolving', 'actor', ARGV[2], 'principal', ARGV[3])
+  redis.call('HSET', root, 'state', have[2] == '1' and 'running' or 'resolving')
   redis.call('HDEL', root, 'reason', 'ended', 'hold')
 end
 if act == 'cancel' or act == 'end' then
@@ -197,12 +197,11 @@ elseif act == 'retry' then
   move(root, 'failed', 'pending')
   redis.call('HSET', root, 'accepted', 0)
   if state ~= 'paused' then go() end
-  redis.call('HSET', root, 'actor', ARGV[2], 'principal', ARGV[3])
 end
 return {'done', state}`)
 
 // act changes a batch and sees to it that somebody looks after it.
-func (s *Store) act(ctx context.Context, what, installation, id string, actor forge.Actor) error {
+func (s *Store) act(ctx context.Context, what, installation, id string) error {
 	if there, err := s.Redis.Exists(ctx, root(installation, id)).Result(); err != nil || there == 0 { // or anybody fills the active ones
 		return cmp.Or(unavailable(err, what+" the batch"), notThere(id))
 	}
@@ -212,7 +211,7 @@ func (s *Store) act(ctx context.Context, what, installation, id string, actor fo
 	if err := s.Redis.ZAdd(ctx, activeKey, redis.Z{Score: float64(s.Now().UnixMilli()), Member: name}).Err(); err != nil {
 		return unavailable(err, what+" the batch")
 	}
-	answer, err := actScript.Run(ctx, s.Redis, []string{root(installation, id)}, what, string(actor.Kind), actor.Principal).StringSlice()
+	answer, err := actScript.Run(ctx, s.Redis, []string{root(installation, id)}, what).StringSlice()
 	switch {
 	case err != nil || len(answer) != 2:
 		return unavailable(err, what+" the batch")
@@ -248,22 +247,22 @@ func refusal(what string, state State) string {
 
 // Pause lets nothing more begin.
 func (s *Store) Pause(ctx context.Context, installation, id string) error {
-	return s.act(ctx, "pause", installation, id, forge.Actor{})
+	return s.act(ctx, "pause", installation, id)
 }
 
-// Resume goes on with a batch that is paused or has stopped; what has failed so far stops it no more. From now on it acts as actor.
-func (s *Store) Resume(ctx context.Context, installation, id string, actor forge.Actor) error {
-	return s.act(ctx, "resume", installation, id, actor)
+// Resume goes on with a batch that is paused or has stopped; what has failed so far stops it no more.
+func (s *Store) Resume(ctx context.Context, installation, id string) error {
+	return s.act(ctx, "resume", installation, id)
 }
 
-// Retry lets the repositories that failed begin again, as actor. What has succeeded is not touched.
-func (s *Store) Retry(ctx context.Context, installation, id string, actor forge.Actor) error {
-	return s.act(ctx, "retry", installation, id, actor)
+// Retry lets the repositories that failed begin again. What has succeeded is not touched.
+func (s *Store) Retry(ctx context.Context, installation, id string) error {
+	return s.act(ctx, "retry", installation, id)
 }
 
 // Cancel lets nothing more begin, for good. What runs finishes; [Driver] ends what waits.
 func (s *Store) Cancel(ctx context.Context, installation, id string) error {
-	return s.act(ctx, "cancel", installation, id, forge.Actor{})
+	return s.act(ctx, "cancel", installation, id)
 }
 
 // CancelAll cancels every batch of an installation that has not ended. It is for an app that was removed, before its jobs are canceled.
@@ -273,7 +272,7 @@ func (s *Store) CancelAll(ctx context.Context, installation string) error {
 		return unavailable(err, "cancel the batches")
 	}
 	for _, id := range ids {
-		err := s.act(ctx, "end", installation, id, forge.Actor{})
+		err := s.act(ctx, "end", installation, id)
 		if kind := fault.KindOf(err); err != nil && kind != fault.Conflict && kind != fault.NotFound {
 			return err
 		}

@@ -119,7 +119,7 @@ func (in *ingest) deliveries(n int) []delivery {
 	in.events += n
 	drive(in.tb, n, func(i int) error {
 		made[i] = delivery{
-			fit:  in.issuer.FIT(forgetest.FITOptions{Life: fitLife, ModuleType: "core:trigger", ModuleKey: "events"}),
+			fit:  in.issuer.FIT(forgetest.FITOptions{Life: fitLife, ModuleKey: "events"}),
 			body: eventBody(first + i),
 		}
 		return nil

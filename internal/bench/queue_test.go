@@ -172,7 +172,7 @@ func (f *fleet) request(method, url, body string) *http.Request {
 	}
 	request.Header.Set("Authorization", "Bearer "+f.issuer.FIT(forgetest.FITOptions{Life: fitLife, Principal: "user"}))
 	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set(forge.HeaderSystemToken, f.token)
+	request.Header.Set(forge.HeaderUserToken, f.token)
 	return request
 }
 

@@ -44,9 +44,8 @@ type API struct {
 	SpoolSize       int64         // bytes
 	RedisGroup      int           // calls to Redis that share a round trip
 
-	// Module types, or type/key, that may call the routes of Forge's own.
-	EventModules, ScheduleModules, LifecycleModules, UninstallModules []string
-	AllowPrincipal                                                    []string // of those routes, which take a FIT of a user too
+	// Module keys that may call Forge's own routes; empty for any.
+	EventKeys, ScheduleKeys, LifecycleKeys, UninstallKeys []string
 
 	DashboardUser     string
 	DashboardPassword secret.Text // without one there is no dashboard

@@ -130,8 +130,8 @@ func TestEverythingWrongAtOnce(t *testing.T) {
 		"GITSMITH_REDIS_URL": canary, "GITSMITH_SEAL_KEYS": canary, "GITSMITH_OPS_ADDR": "9090", "GITSMITH_ARTIFACT_TTL": "-1h",
 		"GITSMITH_RETENTION": "week", "GITSMITH_TOKEN_WAIT": "0s", "GITSMITH_MAX_CHANGES": "0", "GITSMITH_LOG_LEVEL": "loud",
 		"GITSMITH_LOG_FORMAT": "xml", "OTEL_EXPORTER_OTLP_ENDPOINT": "collector", "GITSMITH_APP_ID": "a,,b", "GITSMITH_ADDR": ":99999",
-		"GITSMITH_JWKS_URL": "http://example.com/keys", "GITSMITH_MAX_BODY": "5 apples", "GITSMITH_SCHEDULE_MODULES": ",",
-		"GITSMITH_LIFECYCLE_MODULES": ",", "GITSMITH_UNREADABLE_TOKEN_LIFE": "x", "GITSMITH_DASHBOARD_WRITE": "perhaps",
+		"GITSMITH_JWKS_URL": "http://example.com/keys", "GITSMITH_MAX_BODY": "5 apples", "GITSMITH_SCHEDULE_KEYS": ",",
+		"GITSMITH_LIFECYCLE_KEYS": ",", "GITSMITH_UNREADABLE_TOKEN_LIFE": "x", "GITSMITH_DASHBOARD_WRITE": "perhaps",
 	}
 	var environ []string
 	for name, value := range wrong {
@@ -170,6 +170,27 @@ func TestEverythingWrongAtOnce(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), "GITSMITH_SEAL_KEYS is required") {
 		t.Errorf("what is missing is not reported: %v", err)
+	}
+}
+
+// TestRemovedSettings: a setting that no longer does what it did is refused, wherever it stands, and the error names its successor.
+func TestRemovedSettings(t *testing.T) {
+	t.Parallel()
+	for name, says := range map[string]string{
+		"GITSMITH_EVENT_MODULES": "GITSMITH_EVENT_KEYS", "GITSMITH_SCHEDULE_MODULES": "GITSMITH_SCHEDULE_KEYS",
+		"GITSMITH_LIFECYCLE_MODULES": "GITSMITH_LIFECYCLE_KEYS", "GITSMITH_UNINSTALL_MODULES": "GITSMITH_UNINSTALL_KEYS",
+		"GITSMITH_ALLOW_PRINCIPAL": "GITSMITH_EVENT_KEYS",
+	} {
+		file := filepath.Join(t.TempDir(), "settings.yml")
+		if err := os.WriteFile(file, []byte(name+": events\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range []string{name + "=events", "GITSMITH_CONFIG=" + file} {
+			_, err := config.LoadAPI(required(line))
+			if err == nil || !strings.Contains(err.Error(), name+" is no setting any more") || !strings.Contains(err.Error(), says) {
+				t.Errorf("%s: %v", line, err)
+			}
+		}
 	}
 }
 

@@ -66,24 +66,12 @@ func (a *API) fields() []field {
 		{name: "GITSMITH_RULES", set: into(&a.Rules, text), meaning: "YAML file that says which event makes which job; see `docs/rules.md`. Read again when it changes and on SIGHUP"},
 		{name: "GITSMITH_EVENT_AGE", fallback: "24h", set: into(&a.EventAge, upTo(24*time.Hour)), meaning: "an older event is recorded and not acted on; at most `24h`, which is how long an event is done once"},
 		{
-			name: "GITSMITH_EVENT_MODULES", fallback: "core:trigger,trigger", set: into(&a.EventModules, list),
-			meaning: "module types, or `type/key`, that may call `/forge/events`",
+			name: "GITSMITH_EVENT_KEYS", set: into(&a.EventKeys, list),
+			meaning: "module keys (`app.module.key` of the FIT) that may call `/forge/events`; without it any platform call may. The log shows the keys that Forge sends",
 		},
-		{
-			name: "GITSMITH_SCHEDULE_MODULES", fallback: "core:scheduledTrigger,scheduledTrigger", set: into(&a.ScheduleModules, list),
-			meaning: "the same for `/forge/schedule`",
-		},
-		{
-			name: "GITSMITH_LIFECYCLE_MODULES", fallback: "core:trigger,trigger", set: into(&a.LifecycleModules, list),
-			meaning: "the same for `/forge/lifecycle`",
-		},
-		{
-			name: "GITSMITH_UNINSTALL_MODULES", fallback: "core:preUninstall,preUninstall", set: into(&a.UninstallModules, list),
-			meaning: "the same for `/forge/uninstall`",
-		},
-		{
-			name: "GITSMITH_ALLOW_PRINCIPAL", set: into(&a.AllowPrincipal, routes), meaning: "of `events`, `schedule`, `lifecycle`, `uninstall`: those that take a FIT with a user in session too",
-		},
+		{name: "GITSMITH_SCHEDULE_KEYS", set: into(&a.ScheduleKeys, list), meaning: "the same for `/forge/schedule`"},
+		{name: "GITSMITH_LIFECYCLE_KEYS", set: into(&a.LifecycleKeys, list), meaning: "the same for `/forge/lifecycle`"},
+		{name: "GITSMITH_UNINSTALL_KEYS", set: into(&a.UninstallKeys, list), meaning: "the same for `/forge/uninstall`"},
 		{
 			name: "GITSMITH_SPOOL_DIR", fallback: spoolFolder(), shown: "`gitsmith/spool` in the user data folder", set: into(&a.SpoolDir, orOff),
 			meaning: "where deliveries wait, sealed, while Redis is away; one for each receiver; `off` refuses them instead, so that Forge delivers again",

@@ -148,7 +148,24 @@ func unknown(names []string) []error {
 	return errs
 }
 
+// removed are settings of earlier versions, each with what to do instead. Ignoring one would change who may call.
+var removed = map[string]string{
+	"GITSMITH_EVENT_MODULES":     movedToKeys("EVENT"),
+	"GITSMITH_SCHEDULE_MODULES":  movedToKeys("SCHEDULE"),
+	"GITSMITH_LIFECYCLE_MODULES": movedToKeys("LIFECYCLE"),
+	"GITSMITH_UNINSTALL_MODULES": movedToKeys("UNINSTALL"),
+	"GITSMITH_ALLOW_PRINCIPAL": "the /forge routes take the platform's calls whether or not they name a user; remove it, and set GITSMITH_EVENT_KEYS, " +
+		"GITSMITH_SCHEDULE_KEYS, GITSMITH_LIFECYCLE_KEYS and GITSMITH_UNINSTALL_KEYS to pin who may call them",
+}
+
+func movedToKeys(route string) string {
+	return "every call of Forge's own has the module type core:endpoint; remove it, or set GITSMITH_" + route + "_KEYS to module keys to pin who may call"
+}
+
 func noSetting(name string, known []string) error {
+	if instead, found := removed[name]; found {
+		return fmt.Errorf("%s is no setting any more: %s", name, instead)
+	}
 	return fmt.Errorf("%.100s is no setting; did you mean %s?", name, nearest(name[:min(len(name), 100)], known))
 }
 

@@ -84,17 +84,6 @@ func orOff(value string) (string, error) {
 	return value, nil
 }
 
-// routes are of Forge's own.
-func routes(value string) ([]string, error) {
-	parts, err := list(value)
-	for _, part := range parts {
-		if known := []string{"events", "schedule", "lifecycle", "uninstall"}; !slices.Contains(known, part) {
-			return nil, fmt.Errorf("holds %.40q, which is none of %s", part, strings.Join(known, ", "))
-		}
-	}
-	return parts, err
-}
-
 func count(value string) (int, error) {
 	parsed, err := strconv.Atoi(value)
 	if err != nil || parsed < 0 {

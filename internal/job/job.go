@@ -16,12 +16,15 @@ import (
 type Job struct {
 	ID           string
 	Installation string
-	Actor        forge.Actor
-	Repository   bitbucket.Repository
-	OnExpiry     OnExpiry
-	Class        Class
-	CreatedAt    time.Time
-	Trace        Trace
+	Actor        forge.Actor // whose token does the work
+	// Requester is the account id of the user who asked for the work: only he, and the app itself, may see and steer it. Empty where a
+	// function of the app or a rule asked.
+	Requester  string
+	Repository bitbucket.Repository
+	OnExpiry   OnExpiry
+	Class      Class
+	CreatedAt  time.Time
+	Trace      Trace
 	// Digest is the hex SHA-256 of the normalised request and actor: the same key with another digest is another request.
 	Digest string
 	// Rule is the name of the rule that made the job of an event, and Event the event's digest; empty where a caller asked for it.
@@ -264,6 +267,7 @@ type Status struct {
 	Operation  Operation
 	Repository string
 	Actor      forge.ActorKind
+	Requester  string // account id; empty for the app and its rules
 	Branch     string // of a push
 	Ref        string // of a clone
 	Rule       string // that made it of an event

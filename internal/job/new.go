@@ -26,8 +26,8 @@ type Options struct {
 	HappenedAt                  time.Time
 }
 
-// New makes the job that a verified invocation asks for with a validated request. The actor is the one asked for; by default
-// the user where the call brings a user's token, else the system. A user actor without a principal is an Invalid fault.
+// New makes the job that a verified invocation asks for with a validated request, as [ActorOf] says; a rule's job acts as the app or as
+// the user that the rule names, whoever caused the event.
 //
 // The id is a UUID: derived from installation, actor and idempotency key where there is one, so that the same key gives the
 // same job; of version 7 otherwise.
@@ -35,9 +35,13 @@ func New(invocation forge.Invocation, request Request, options Options) (Job, er
 	if invocation.Installation() == "" {
 		return Job{}, fault.Newf(fault.Internal, "a job needs a verified invocation")
 	}
-	actor, err := ActorOf(invocation, request.Actor)
-	if err != nil {
-		return Job{}, err
+	actor, requester := forge.Actor{Kind: forge.ActorSystem}, ""
+	if options.Rule == "" {
+		var err error
+		if actor, err = ActorOf(invocation, request.Actor); err != nil {
+			return Job{}, err
+		}
+		requester = invocation.Principal()
 	}
 	request.Actor = actor.Kind
 	if options.User != "" {
@@ -58,7 +62,7 @@ func New(invocation forge.Invocation, request Request, options Options) (Job, er
 		return Job{}, err
 	}
 	return Job{
-		ID: id, Installation: invocation.Installation(), Actor: actor, Repository: request.Repository,
+		ID: id, Installation: invocation.Installation(), Actor: actor, Requester: requester, Repository: request.Repository,
 		OnExpiry: request.OnExpiry, Class: options.Class, CreatedAt: options.Now.UTC().Truncate(time.Millisecond),
 		Trace: options.Trace, Rule: options.Rule, Event: options.Event, Coalesce: options.Coalesce, HappenedAt: options.HappenedAt.UTC().Truncate(time.Millisecond),
 		Impersonate: options.User != "", Digest: digest, Clone: request.Clone, Push: request.Push,
@@ -80,20 +84,21 @@ func newID(installation string, actor forge.Actor, key string) (string, error) {
 	return id.String(), nil
 }
 
-// ActorOf is as whom a call's work is done: the one asked for, by default the user where the call brings a user's token, else the system. A
-// user actor without a principal is an Invalid fault.
+// ActorOf returns the actor whose token does a call's work. A user acts as himself: what he asks for is never done with the app's own,
+// wider rights, so "system" by a user is a Denied fault. A call that names no user comes from the app and acts as the app; "user" is an
+// Invalid fault there.
 func ActorOf(invocation forge.Invocation, asked forge.ActorKind) (forge.Actor, error) {
-	if asked == "" {
-		asked = forge.ActorSystem
-		if !invocation.Token(forge.ActorUser).IsZero() {
-			asked = forge.ActorUser
-		}
-	}
-	actor := invocation.Actor(asked)
-	if actor.Kind == forge.ActorUser && actor.Principal == "" {
+	user := invocation.Principal() != ""
+	switch {
+	case user && asked == forge.ActorSystem:
+		return forge.Actor{}, fault.Newf(fault.Denied, `actor: a user's call cannot act as the app ("system"): leave actor out to act as that user, `+
+			"or let a rule or a function of the app do it")
+	case user:
+		return invocation.Actor(forge.ActorUser), nil
+	case asked == forge.ActorUser:
 		return forge.Actor{}, fault.Newf(fault.Invalid, `actor: "user" needs a user in session, and this call has none; use "system", or call from the app's UI`)
 	}
-	return actor, nil
+	return invocation.Actor(forge.ActorSystem), nil
 }
 
 // DigestOf is the hex SHA-256 of a normalised request and its actor.

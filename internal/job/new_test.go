@@ -19,24 +19,36 @@ func clone() job.Request {
 func TestNewChoosesTheActor(t *testing.T) {
 	t.Parallel()
 	issuer := forgetest.Start(t)
-	user := forgetest.FITOptions{Principal: "712020:alice"}
+	alice := forge.Actor{Kind: forge.ActorUser, Principal: "712020:alice"}
+	user, app := forgetest.FITOptions{Principal: alice.Principal}, forgetest.FITOptions{}
+	function := forgetest.FITOptions{Principal: alice.Principal, ModuleType: forge.ModuleEndpoint}
+	system := forge.Actor{Kind: forge.ActorSystem}
 	for name, tc := range map[string]struct {
 		fit    forgetest.FITOptions
 		tokens forgetest.Tokens
 		asked  forge.ActorKind
+		rule   job.Options
 		want   forge.Actor
 	}{
-		"the user, whose token came":     {user, forgetest.Tokens{System: "s", User: "u"}, "", forge.Actor{Kind: forge.ActorUser, Principal: "712020:alice"}},
-		"the system, where none came":    {user, forgetest.Tokens{System: "s"}, "", forge.Actor{Kind: forge.ActorSystem}},
-		"the system, where it is asked":  {user, forgetest.Tokens{User: "u"}, forge.ActorSystem, forge.Actor{Kind: forge.ActorSystem}},
-		"the user, where that is asked":  {user, forgetest.Tokens{}, forge.ActorUser, forge.Actor{Kind: forge.ActorUser, Principal: "712020:alice"}},
-		"the system, without a user":     {forgetest.FITOptions{}, forgetest.Tokens{}, "", forge.Actor{Kind: forge.ActorSystem}},
-		"the system, with no token here": {user, forgetest.Tokens{}, "", forge.Actor{Kind: forge.ActorSystem}},
+		"a user":                          {user, forgetest.Tokens{System: "s", User: "u"}, "", job.Options{}, alice},
+		"a user without a token":          {user, forgetest.Tokens{System: "s"}, "", job.Options{}, alice},
+		"a user who says so":              {user, forgetest.Tokens{}, forge.ActorUser, job.Options{}, alice},
+		"a function":                      {app, forgetest.Tokens{}, "", job.Options{}, system},
+		"a function that says so":         {app, forgetest.Tokens{}, forge.ActorSystem, job.Options{}, system},
+		"a function for a user":           {function, forgetest.Tokens{}, "", job.Options{}, alice},
+		"a rule":                          {app, forgetest.Tokens{}, "", job.Options{Rule: "r"}, system},
+		"a rule, of a user's event":       {function, forgetest.Tokens{User: "u"}, forge.ActorSystem, job.Options{Rule: "r"}, system},
+		"a rule as a user":                {app, forgetest.Tokens{}, "", job.Options{Rule: "r", User: "712020:bob"}, forge.Actor{Kind: forge.ActorUser, Principal: "712020:bob"}},
+		"a rule as one, of another's one": {function, forgetest.Tokens{}, "", job.Options{Rule: "r", User: "712020:bob"}, forge.Actor{Kind: forge.ActorUser, Principal: "712020:bob"}},
 	} {
 		request := clone()
-		request.Actor = tc.asked
-		made, err := job.New(issuer.Invocation(tc.fit, tc.tokens), request, job.Options{Now: time.Now()})
-		if err != nil || made.Actor != tc.want || made.Class != job.ClassInteractive || made.Installation != forgetest.Installation {
+		request.Actor, tc.rule.Now = tc.asked, time.Now()
+		made, err := job.New(issuer.Invocation(tc.fit, tc.tokens), request, tc.rule)
+		requester := tc.fit.Principal
+		if tc.rule.Rule != "" {
+			requester = ""
+		}
+		if err != nil || made.Actor != tc.want || made.Requester != requester || made.Class != job.ClassInteractive || made.Installation != forgetest.Installation {
 			t.Errorf("%s: %+v, %v", name, made, err)
 		}
 	}
@@ -45,8 +57,8 @@ func TestNewChoosesTheActor(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	issuer := forgetest.Start(t)
-	asUser, waiting := clone(), clone()
-	asUser.Actor = forge.ActorUser
+	asUser, asApp, waiting := clone(), clone(), clone()
+	asUser.Actor, asApp.Actor = forge.ActorUser, forge.ActorSystem
 	waiting.Actor, waiting.OnExpiry = forge.ActorUser, job.OnExpiryWait
 	for name, tc := range map[string]struct {
 		invocation forge.Invocation
@@ -56,6 +68,7 @@ func TestNewRefuses(t *testing.T) {
 	}{
 		"an unverified invocation": {forge.Invocation{}, clone(), fault.Internal, "verified"},
 		"a user without a session": {issuer.Invocation(forgetest.FITOptions{}, forgetest.Tokens{}), asUser, fault.Invalid, "user in session"},
+		"a user as the app":        {issuer.Invocation(forgetest.FITOptions{Principal: "p"}, forgetest.Tokens{System: "s"}), asApp, fault.Denied, "leave actor out"},
 		"a user who waits":         {issuer.Invocation(forgetest.FITOptions{Principal: "p"}, forgetest.Tokens{}), waiting, fault.Invalid, "on_expiry"},
 	} {
 		_, err := job.New(tc.invocation, tc.request, job.Options{Now: time.Now()})

@@ -22,7 +22,7 @@ import (
 // Request is what a caller asks for, as it stands in the body of POST /v1/jobs.
 type Request struct {
 	Repository bitbucket.Repository `json:"repository"`
-	Actor      forge.ActorKind      `json:"actor,omitempty"`     // default: user where the call brings a user token, else system
+	Actor      forge.ActorKind      `json:"actor,omitempty"`     // default: the user who calls, else the app
 	OnExpiry   OnExpiry             `json:"on_expiry,omitempty"` // default: fail
 	Clone      *Clone               `json:"clone,omitempty"`
 	Push       *Push                `json:"push,omitempty"`

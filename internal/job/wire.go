@@ -43,6 +43,7 @@ type Meta struct {
 	Class        Class                `json:"class"`
 	Repository   bitbucket.Repository `json:"repository"`
 	Actor        forge.Actor          `json:"actor"`
+	Requester    string               `json:"requester,omitempty"`
 	Branch       string               `json:"branch,omitempty"` // of a push
 	Ref          string               `json:"ref,omitempty"`    // of a clone
 	Changes      int                  `json:"changes,omitempty"`
@@ -80,7 +81,7 @@ func (m Meta) sealContext() []string {
 func (j Job) MetaOf() Meta {
 	meta := Meta{
 		Version: j.wireVersionOf(), ID: j.ID, Installation: j.Installation, Operation: j.Operation(), Class: j.Class,
-		Repository: j.Repository, Actor: j.Actor, OnExpiry: j.OnExpiry, CreatedAt: j.CreatedAt, Generation: j.Generation,
+		Repository: j.Repository, Actor: j.Actor, Requester: j.Requester, OnExpiry: j.OnExpiry, CreatedAt: j.CreatedAt, Generation: j.Generation,
 		Digest: j.Digest, Trace: j.Trace, Rule: j.Rule, Event: j.Event, Coalesce: j.Coalesce, HappenedAt: j.HappenedAt, Impersonate: j.Impersonate,
 		Batch: j.Batch.ID, Item: j.Batch.Item,
 	}
@@ -154,7 +155,7 @@ func Unmarshal(payload []byte, ring *secret.Keyring) (Job, error) {
 // job is what the readable part says of a job.
 func (m Meta) job() Job {
 	return Job{
-		ID: m.ID, Installation: m.Installation, Actor: m.Actor, Repository: m.Repository, OnExpiry: m.OnExpiry, Class: m.Class,
+		ID: m.ID, Installation: m.Installation, Actor: m.Actor, Requester: m.Requester, Repository: m.Repository, OnExpiry: m.OnExpiry, Class: m.Class,
 		CreatedAt: m.CreatedAt, Trace: m.Trace, Digest: m.Digest, Rule: m.Rule, Event: m.Event, Coalesce: m.Coalesce, HappenedAt: m.HappenedAt,
 		Impersonate: m.Impersonate, Generation: m.Generation, Batch: BatchRef{m.Batch, m.Item},
 	}

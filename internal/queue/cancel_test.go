@@ -11,7 +11,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
-	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/queue"
 )
@@ -161,7 +160,7 @@ func TestCancelAndRetry(t *testing.T) {
 	b := onReal(t)
 	b.enqueue(aJob("j1"))
 	b.cancel("j1")
-	if status, err := b.client.Retry(t.Context(), installation, "j1", forge.Actor{Kind: forge.ActorSystem}); err != nil || status.State != job.Queued {
+	if status, err := b.client.Retry(t.Context(), installation, "j1"); err != nil || status.State != job.Queued {
 		t.Fatalf("%+v %v", status, err)
 	}
 	running, release := make(chan struct{}), make(chan struct{})

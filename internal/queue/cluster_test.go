@@ -37,7 +37,7 @@ func TestCluster(t *testing.T) {
 	}
 	b.taskState("fails", asynq.TaskStateArchived)
 	b.taskState("waits", asynq.TaskStateRetry)
-	if _, err := b.client.Retry(t.Context(), installation, "fails", alice); err != nil {
+	if _, err := b.client.Retry(t.Context(), installation, "fails"); err != nil {
 		t.Error(err)
 	}
 	token.Store(true)

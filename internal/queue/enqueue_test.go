@@ -183,7 +183,7 @@ func TestEnqueueWithoutRedis(t *testing.T) {
 		"list":    func() error { _, err := b.client.List(t.Context(), installation, job.ListOptions{}); return err },
 		"cancel":  func() error { _, err := b.client.Cancel(t.Context(), installation, "j1"); return err },
 		"retry": func() error {
-			_, err := b.client.Retry(t.Context(), installation, "j1", forge.Actor{Kind: forge.ActorSystem})
+			_, err := b.client.Retry(t.Context(), installation, "j1")
 			return err
 		},
 		"wake":   func() error { _, err := b.client.Wake(t.Context(), installation); return err },
@@ -243,7 +243,9 @@ func TestListPages(t *testing.T) {
 
 func TestListChooses(t *testing.T) {
 	onBoth(t, func(t *testing.T, b *bundle) {
-		b.enqueue(aJob("j1"), aJob("j2"), aJob("j3"))
+		hers := aJob("j3")
+		hers.Requester = alice.Principal
+		b.enqueue(aJob("j1"), aJob("j2"), hers)
 		if _, err := b.client.Cancel(t.Context(), installation, "j2"); err != nil {
 			t.Fatal(err)
 		}
@@ -263,6 +265,14 @@ func TestListChooses(t *testing.T) {
 		}
 		if got := ids(job.ListOptions{State: job.Canceled}); !slices.Equal(got, []string{"j2"}) {
 			t.Errorf("canceled: %q", got)
+		}
+		for requester, want := range map[string][]string{"": {"j1", "j2", "j3"}, alice.Principal: {"j3"}, "712020:bob": nil, "712020": nil} {
+			if got := ids(job.ListOptions{Requester: requester}); !slices.Equal(got, want) {
+				t.Errorf("asked for by %q: %q", requester, got)
+			}
+		}
+		if got := ids(job.ListOptions{Requester: alice.Principal, State: job.Canceled}); len(got) != 0 {
+			t.Errorf("hers, canceled: %q", got)
 		}
 		if got := ids(job.ListOptions{State: job.Waiting}); len(got) != 0 {
 			t.Errorf("waiting: %q", got)
@@ -291,7 +301,7 @@ func TestOthersSeeNothing(t *testing.T) {
 		"get":    func() (job.Status, error) { return b.client.Get(t.Context(), "another", "j1") },
 		"cancel": func() (job.Status, error) { return b.client.Cancel(t.Context(), "another", "j1") },
 		"retry": func() (job.Status, error) {
-			return b.client.Retry(t.Context(), "another", "j1", forge.Actor{Kind: forge.ActorSystem})
+			return b.client.Retry(t.Context(), "another", "j1")
 		},
 	} {
 		if status, err := call(); fault.KindOf(err) != fault.NotFound || status.ID != "" {

@@ -17,7 +17,7 @@ const (
 	maxLooked = 2_000 // records that one call reads to find a state
 )
 
-// List is a page of an installation's jobs, newest first. With a state, a page can be short though more follow: Next says so.
+// List is a page of an installation's jobs, newest first. With a state or a requester, a page can be short though more follow: Next says so.
 func (c *Client) List(ctx context.Context, installation string, options job.ListOptions) (job.List, error) {
 	limit := options.Limit
 	if limit <= 0 {
@@ -41,7 +41,7 @@ func (c *Client) List(ctx context.Context, installation string, options job.List
 		for i, member := range members {
 			looked++
 			at = cursor{int64(member.Score), member.Member.(string)}
-			if len(records[i]) > 0 && (options.State == "" || records[i]["state"] == string(options.State)) {
+			if records[i].matches(options) {
 				page.Jobs = append(page.Jobs, records[i].status())
 			}
 			if len(page.Jobs) == limit && i+1 < len(members) {
@@ -58,6 +58,11 @@ func (c *Client) List(ctx context.Context, installation string, options job.List
 		page.Next = at.String()
 	}
 	return page, err
+}
+
+// matches reports whether a record is there and is one of those that a list is to have.
+func (r record) matches(options job.ListOptions) bool {
+	return len(r) > 0 && (options.State == "" || r["state"] == string(options.State)) && (options.Requester == "" || r["requester"] == options.Requester)
 }
 
 // cursor is the job that a page ended with: its creation in Unix milliseconds and its id. The zero cursor is before the first.

@@ -31,7 +31,7 @@ func fieldsOf(j job.Job, now time.Time) []any {
 		"actor", string(j.Actor.Kind), "created", j.CreatedAt.UnixMilli(), "generation", j.Generation, "opened", now.UnixMilli(),
 		"state", string(job.Queued),
 	}
-	for _, field := range [][2]string{{"branch", meta.Branch}, {"ref", meta.Ref}, {"rule", j.Rule}, {"workspace", workspace}} {
+	for _, field := range [][2]string{{"branch", meta.Branch}, {"ref", meta.Ref}, {"rule", j.Rule}, {"workspace", workspace}, {"requester", j.Requester}} {
 		if field[1] != "" {
 			fields = append(fields, field[0], field[1])
 		}
@@ -91,7 +91,7 @@ func (r record) repository() string {
 func (r record) status() job.Status {
 	status := job.Status{
 		ID: r["id"], State: job.State(r["state"]), Operation: job.Operation(r["operation"]), Repository: r.repository(),
-		Actor: forge.ActorKind(r["actor"]), Branch: r["branch"], Ref: r["ref"], Rule: r["rule"], Batch: r["batch"], Generation: r.number("generation"), Attempts: r.number("attempts"),
+		Actor: forge.ActorKind(r["actor"]), Requester: r["requester"], Branch: r["branch"], Ref: r["ref"], Rule: r["rule"], Batch: r["batch"], Generation: r.number("generation"), Attempts: r.number("attempts"),
 		CreatedAt: r.time("created"), StartedAt: r.time("started"), EndedAt: r.time("ended"), NextAt: r.time("next"),
 	}
 	if text := r.text("result"); text != "" {

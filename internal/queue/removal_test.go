@@ -102,7 +102,7 @@ func TestEraseAll(t *testing.T) {
 			return nil
 		})
 		server.Stop()
-		if _, err := b.client.Retry(t.Context(), installation, "fails", aJob("").Actor); err != nil {
+		if _, err := b.client.Retry(t.Context(), installation, "fails"); err != nil {
 			t.Fatal(err)
 		}
 		b.enqueue(aJob("queued"))

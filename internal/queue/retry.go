@@ -11,25 +11,24 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
-	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
 )
 
-// Retry runs a job again that ended without success, as the given actor and with that actor's current token.
+// Retry runs a job again that ended without success, for the same requester, as the same actor and with that actor's current token.
 //
 // Whatever dies in between, nothing is lost and nothing runs twice: what the job was lies beside its record from the very step
 // that ended it until a run succeeds. The new run is a task of its own generation, queued before the record is opened again; a
 // worker that takes it up earlier opens the record itself, and the same call again finds the task there. The old task goes last.
-func (c *Client) Retry(ctx context.Context, installation, id string, actor forge.Actor) (job.Status, error) {
+func (c *Client) Retry(ctx context.Context, installation, id string) (job.Status, error) {
 	found, err := read(ctx, c.Redis, installation, id)
 	if err != nil {
 		return job.Status{}, err
 	}
-	return c.retry(ctx, installation, found, actor)
+	return c.retry(ctx, installation, found)
 }
 
 // RetryRun is Retry of a job's run of that generation; a Conflict where another run is there already.
-func (c *Client) RetryRun(ctx context.Context, installation, id string, generation int, actor forge.Actor) (job.Status, error) {
+func (c *Client) RetryRun(ctx context.Context, installation, id string, generation int) (job.Status, error) {
 	found, err := read(ctx, c.Redis, installation, id)
 	switch {
 	case err != nil:
@@ -37,10 +36,10 @@ func (c *Client) RetryRun(ctx context.Context, installation, id string, generati
 	case found.number("generation") != generation:
 		return job.Status{}, fault.Newf(fault.Conflict, "the job has been retried meanwhile")
 	}
-	return c.retry(ctx, installation, found, actor)
+	return c.retry(ctx, installation, found)
 }
 
-func (c *Client) retry(ctx context.Context, installation string, found record, actor forge.Actor) (job.Status, error) {
+func (c *Client) retry(ctx context.Context, installation string, found record) (job.Status, error) {
 	id := found["id"]
 	switch state := job.State(found["state"]); {
 	case state == job.Succeeded:
@@ -57,8 +56,7 @@ func (c *Client) retry(ctx context.Context, installation string, found record, a
 		return job.Status{}, err
 	}
 	generation := found.number("generation")
-	again.Impersonate = again.Impersonate && again.Actor == actor // a caller acts as himself
-	again.Actor, again.Generation = actor, generation+1
+	again.Generation = generation + 1
 	task, err := newTask(again, c.Keyring)
 	if err != nil {
 		return job.Status{}, err
@@ -66,7 +64,7 @@ func (c *Client) retry(ctx context.Context, installation string, found record, a
 	if _, err := c.tasks.EnqueueContext(ctx, task); err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
 		return job.Status{}, unavailable(err, "retry a job")
 	}
-	err = reopenScript.Run(ctx, c.Redis, []string{recordKey(installation, id)}, again.Generation, c.Now().UnixMilli(), liveLife.Milliseconds(), string(actor.Kind)).Err()
+	err = reopenScript.Run(ctx, c.Redis, []string{recordKey(installation, id)}, again.Generation, c.Now().UnixMilli(), liveLife.Milliseconds(), string(again.Actor.Kind)).Err()
 	if err != nil {
 		return job.Status{}, unavailable(err, "retry a job")
 	}

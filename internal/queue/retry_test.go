@@ -36,23 +36,24 @@ func failFirst(done chan<- job.Job) processor {
 func TestRetry(t *testing.T) {
 	onBoth(t, func(t *testing.T, b *bundle) {
 		j := aJob("j1")
+		j.Actor, j.Requester, j.Impersonate = alice, alice.Principal, true // another's word may retry it; it stays hers
 		b.enqueue(j)
 		done := make(chan job.Job, 1)
 		server := b.serve(queue.ServerConfig{}, failFirst(done))
 		b.taskState("j1", asynq.TaskStateArchived)
 		server.Stop()
-		status, err := b.client.Retry(t.Context(), installation, "j1", alice)
-		if err != nil || status.State != job.Queued || status.Actor != forge.ActorUser || status.Attempts != 0 || status.Failure != nil || !status.EndedAt.IsZero() {
+		status, err := b.client.Retry(t.Context(), installation, "j1")
+		if err != nil || status.State != job.Queued || status.Actor != forge.ActorUser || status.Requester != alice.Principal || status.Attempts != 0 || status.Failure != nil || !status.EndedAt.IsZero() {
 			t.Errorf("%+v %v", status, err)
 		}
 		if _, err := b.inspector.GetTaskInfo("interactive", "j1"); !errors.Is(err, asynq.ErrTaskNotFound) {
 			t.Errorf("the old task is still there: %v", err)
 		}
-		if _, err := b.client.Retry(t.Context(), installation, "j1", alice); fault.KindOf(err) != fault.Conflict {
+		if _, err := b.client.Retry(t.Context(), installation, "j1"); fault.KindOf(err) != fault.Conflict {
 			t.Errorf("a retry of a queued job: %v", err)
 		}
 		b.serve(queue.ServerConfig{}, failFirst(done))
-		j.Actor, j.Generation = alice, 1
+		j.Generation = 1
 		if diff := cmp.Diff(j, receive(t, done)); diff != "" {
 			t.Errorf("the retry is another job:\n%s", diff)
 		}
@@ -62,11 +63,11 @@ func TestRetry(t *testing.T) {
 		if n := b.redis.Exists(t.Context(), payloadKey("j1")).Val(); n != 0 {
 			t.Error("what a job was that succeeded is still kept")
 		}
-		if _, err := b.client.Retry(t.Context(), installation, "j1", alice); fault.KindOf(err) != fault.Conflict || !strings.Contains(fault.Public(err), "succeeded") {
+		if _, err := b.client.Retry(t.Context(), installation, "j1"); fault.KindOf(err) != fault.Conflict || !strings.Contains(fault.Public(err), "succeeded") {
 			t.Errorf("a retry of a success: %v", err)
 		}
 		// The key still names the job: the same request gives it, and runs nothing.
-		if status, created, err := b.client.Enqueue(t.Context(), aJob("j1")); err != nil || created || status.State != job.Succeeded {
+		if status, created, err := b.client.Enqueue(t.Context(), j); err != nil || created || status.State != job.Succeeded {
 			t.Errorf("%+v %t %v", status, created, err)
 		}
 	})
@@ -85,10 +86,10 @@ func TestRetryWithoutTheArchive(t *testing.T) {
 		if life := b.redis.PTTL(t.Context(), payloadKey("j1")).Val(); life < 6*24*time.Hour || life > 7*24*time.Hour {
 			t.Errorf("what the job was is kept for %s", life)
 		}
-		if _, err := b.client.Retry(t.Context(), installation, "j1", alice); err != nil {
+		if _, err := b.client.Retry(t.Context(), installation, "j1"); err != nil {
 			t.Fatal(err)
 		}
-		if again := receive(t, done); again.Actor != alice {
+		if again := receive(t, done); again.Generation != 1 {
 			t.Errorf("%+v", again)
 		}
 		b.await("j1", job.Succeeded)
@@ -105,7 +106,7 @@ func TestRetryOfWhatIsNotKept(t *testing.T) {
 	if err := b.inspector.DeleteTask("interactive", "j1"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.client.Retry(t.Context(), installation, "j1", alice); fault.KindOf(err) != fault.NotFound || !strings.Contains(fault.Public(err), "submit it anew") {
+	if _, err := b.client.Retry(t.Context(), installation, "j1"); fault.KindOf(err) != fault.NotFound || !strings.Contains(fault.Public(err), "submit it anew") {
 		t.Error(err)
 	}
 	b.await("j1", job.Failed)
@@ -122,7 +123,7 @@ func TestRetryTwiceIsOnce(t *testing.T) {
 		var group sync.WaitGroup
 		for range 8 {
 			group.Go(func() {
-				if _, err := b.client.Retry(t.Context(), installation, "j1", alice); err != nil && fault.KindOf(err) != fault.Conflict {
+				if _, err := b.client.Retry(t.Context(), installation, "j1"); err != nil && fault.KindOf(err) != fault.Conflict {
 					t.Error(err)
 				}
 			})
@@ -179,15 +180,15 @@ func TestRetryDiesAnywhere(t *testing.T) {
 			mortal.AddHook(hook)
 			options := b.options
 			options.Redis = mortal
-			_, err := queue.NewClient(options).Retry(t.Context(), installation, "j1", alice)
+			_, err := queue.NewClient(options).Retry(t.Context(), installation, "j1")
 			completed = err == nil
 
 			done := make(chan job.Job, 4)
 			b.serve(queue.ServerConfig{}, failFirst(done))
-			if _, err := b.client.Retry(t.Context(), installation, "j1", alice); err != nil && fault.KindOf(err) != fault.Conflict {
+			if _, err := b.client.Retry(t.Context(), installation, "j1"); err != nil && fault.KindOf(err) != fault.Conflict {
 				t.Errorf("the next retry: %v", err)
 			}
-			if again := receive(t, done); again.Actor != alice {
+			if again := receive(t, done); again.Generation != 1 {
 				t.Errorf("%+v", again)
 			}
 			b.await("j1", job.Succeeded)

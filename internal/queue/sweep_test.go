@@ -56,12 +56,12 @@ func TestUndecodablePayload(t *testing.T) {
 			t.Error("a broken task made a record")
 		}
 		// Still no key: the retry says so, and changes nothing. With the key it runs.
-		if _, err := b.client.Retry(t.Context(), installation, "foreign", alice); fault.KindOf(err) != fault.Internal {
+		if _, err := b.client.Retry(t.Context(), installation, "foreign"); fault.KindOf(err) != fault.Internal {
 			t.Error(err)
 		}
 		b.await("foreign", job.Failed)
 		foreign.serve(queue.ServerConfig{}, succeed)
-		if _, err := queue.NewClient(foreign.options).Retry(t.Context(), installation, "foreign", alice); err != nil {
+		if _, err := queue.NewClient(foreign.options).Retry(t.Context(), installation, "foreign"); err != nil {
 			t.Error(err)
 		}
 	})

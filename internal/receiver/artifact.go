@@ -27,11 +27,7 @@ const (
 // artifact answers GET and HEAD of /v1/jobs/{id}/artifact. Through Forge an answer is bounded at 5 MB; a caller that reaches the
 // receiver directly gets any size.
 func (r *receiver) artifact(ctx context.Context, c *call) error {
-	id, err := c.jobID()
-	if err != nil {
-		return err
-	}
-	status, err := r.Jobs.Get(ctx, c.Installation(), id)
+	status, err := r.job(ctx, c)
 	if err != nil {
 		return err
 	}

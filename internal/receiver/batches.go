@@ -20,11 +20,11 @@ import (
 type Batches interface {
 	Create(ctx context.Context, b batch.Batch) (status batch.Status, created bool, err error)
 	Get(ctx context.Context, installation, id string) (batch.Status, error)
-	List(ctx context.Context, installation string, limit int, cursor string) ([]batch.Status, string, error)
+	List(ctx context.Context, installation string, options batch.ListOptions) ([]batch.Status, string, error)
 	Items(ctx context.Context, installation, id string, options batch.ItemOptions) ([]batch.Item, string, error)
 	Pause(ctx context.Context, installation, id string) error
-	Resume(ctx context.Context, installation, id string, actor forge.Actor) error
-	Retry(ctx context.Context, installation, id string, actor forge.Actor) error
+	Resume(ctx context.Context, installation, id string) error
+	Retry(ctx context.Context, installation, id string) error
 	Cancel(ctx context.Context, installation, id string) error
 	// CancelAll cancels every batch of the installation that has not ended.
 	CancelAll(ctx context.Context, installation string) error
@@ -135,13 +135,13 @@ func (r *receiver) askedBatch(ctx context.Context, c *call) (batch.Batch, error)
 	return batch.New(c.Invocation, request, key, job.Trace{TraceID: traceID, SpanID: spanID}, r.Now())
 }
 
-// listBatches answers GET /v1/batches: a page of the installation's batches, newest first.
+// listBatches answers GET /v1/batches: a page of the batches that the caller may see, newest first.
 func (r *receiver) listBatches(ctx context.Context, c *call) error {
 	limit, err := c.limit()
 	if err != nil {
 		return err
 	}
-	statuses, next, err := r.Batches.List(ctx, c.Installation(), limit, c.QueryParam("cursor"))
+	statuses, next, err := r.Batches.List(ctx, c.Installation(), batch.ListOptions{Requester: c.Principal(), Limit: limit, Cursor: c.QueryParam("cursor")})
 	if err != nil {
 		return err
 	}
@@ -154,20 +154,29 @@ func (r *receiver) listBatches(ctx context.Context, c *call) error {
 
 // getBatch answers GET /v1/batches/{id}.
 func (r *receiver) getBatch(ctx context.Context, c *call) error {
-	id, err := c.batchID()
-	if err != nil {
-		return err
-	}
-	status, err := r.Batches.Get(ctx, c.Installation(), id)
+	status, err := r.batch(ctx, c)
 	if err != nil {
 		return err
 	}
 	return c.JSON(http.StatusOK, batchViewOf(status))
 }
 
+// batch is the batch in the path. To a user another user's is not there.
+func (r *receiver) batch(ctx context.Context, c *call) (batch.Status, error) {
+	id, err := c.batchID()
+	if err != nil {
+		return batch.Status{}, err
+	}
+	status, err := r.Batches.Get(ctx, c.Installation(), id)
+	if err == nil && !c.sees(status.Requester) {
+		return batch.Status{}, fault.Newf(fault.NotFound, "there is no batch %.40q, or its time is over", id)
+	}
+	return status, err
+}
+
 // listItems answers GET /v1/batches/{id}/repositories: a page of the batch's repositories, in the order in which they were given.
 func (r *receiver) listItems(ctx context.Context, c *call) error {
-	id, err := c.batchID()
+	found, err := r.batch(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -179,7 +188,7 @@ func (r *receiver) listItems(ctx context.Context, c *call) error {
 	if state != "" && !slices.Contains(batch.ItemStates(), state) {
 		return fault.Newf(fault.Invalid, "state: %.40q is none of %v", state, batch.ItemStates())
 	}
-	items, next, err := r.Batches.Items(ctx, c.Installation(), id, batch.ItemOptions{State: state, Limit: limit, Cursor: c.QueryParam("cursor")})
+	items, next, err := r.Batches.Items(ctx, c.Installation(), found.ID, batch.ItemOptions{State: state, Limit: limit, Cursor: c.QueryParam("cursor")})
 	if err != nil {
 		return err
 	}
@@ -198,63 +207,52 @@ func (r *receiver) listItems(ctx context.Context, c *call) error {
 
 // cancelBatch answers POST /v1/batches/{id}/cancel: what runs finishes, what waits does not begin.
 func (r *receiver) cancelBatch(ctx context.Context, c *call) error {
-	return r.actOnBatch(ctx, c, func(id string) error { return r.Batches.Cancel(ctx, c.Installation(), id) })
+	return r.actOnBatch(ctx, c, func(found batch.Status) error { return r.Batches.Cancel(ctx, c.Installation(), found.ID) })
 }
 
 // pauseBatch answers POST /v1/batches/{id}/pause: nothing more begins.
 func (r *receiver) pauseBatch(ctx context.Context, c *call) error {
-	return r.actOnBatch(ctx, c, func(id string) error { return r.Batches.Pause(ctx, c.Installation(), id) })
+	return r.actOnBatch(ctx, c, func(found batch.Status) error { return r.Batches.Pause(ctx, c.Installation(), found.ID) })
 }
 
-// resumeBatch answers POST /v1/batches/{id}/resume, also of one that stopped by itself. It goes on by the same kind of actor, which for a
-// user is the one who calls.
+// resumeBatch answers POST /v1/batches/{id}/resume, also of one that stopped by itself. Requester and actor stay what they are.
 func (r *receiver) resumeBatch(ctx context.Context, c *call) error {
-	return r.actOnBatch(ctx, c, func(id string) error {
-		actor, err := r.batchActor(ctx, c, id)
-		if err != nil {
+	return r.actOnBatch(ctx, c, func(found batch.Status) error {
+		if err := r.hasBatchToken(ctx, c, found); err != nil {
 			return err
 		}
-		return r.Batches.Resume(ctx, c.Installation(), id, actor)
+		return r.Batches.Resume(ctx, c.Installation(), found.ID)
 	})
 }
 
-// retryBatch answers POST /v1/batches/{id}/retry: the repositories that failed begin again, by the same kind of actor, which for a user is
-// the one who calls. What has succeeded is not touched.
+// retryBatch answers POST /v1/batches/{id}/retry: the repositories that failed begin again, for the same requester and as the same actor.
+// What has succeeded is not touched.
 func (r *receiver) retryBatch(ctx context.Context, c *call) error {
-	return r.actOnBatch(ctx, c, func(id string) error {
-		actor, err := r.batchActor(ctx, c, id)
-		if err != nil {
+	return r.actOnBatch(ctx, c, func(found batch.Status) error {
+		if err := r.hasBatchToken(ctx, c, found); err != nil {
 			return err
 		}
-		return r.Batches.Retry(ctx, c.Installation(), id, actor)
+		return r.Batches.Retry(ctx, c.Installation(), found.ID)
 	})
 }
 
-func (r *receiver) actOnBatch(ctx context.Context, c *call, act func(id string) error) error {
-	id, err := c.batchID()
+func (r *receiver) actOnBatch(ctx context.Context, c *call, act func(found batch.Status) error) error {
+	found, err := r.batch(ctx, c)
 	if err != nil {
 		return err
 	}
-	if err := act(id); err != nil {
+	if err := act(found); err != nil {
 		return err
 	}
 	return r.getBatch(ctx, c)
 }
 
-// batchActor is as whom the batch goes on.
-func (r *receiver) batchActor(ctx context.Context, c *call, id string) (forge.Actor, error) {
-	before, err := r.Batches.Get(ctx, c.Installation(), id)
-	if err != nil {
-		return forge.Actor{}, err
+// hasBatchToken refuses to restart a batch whose user has no token. The system's next token comes by itself.
+func (r *receiver) hasBatchToken(ctx context.Context, c *call, found batch.Status) error {
+	if forge.ActorKind(found.Actor) != forge.ActorUser {
+		return nil
 	}
-	actor := c.Actor(forge.ActorKind(before.Actor))
-	if actor.Kind != forge.ActorUser {
-		return actor, nil
-	}
-	if actor.Principal == "" {
-		return actor, fault.Newf(fault.Invalid, "the batch is a user's, and this call has no user in session; call from the app's UI")
-	}
-	return actor, r.hasToken(ctx, c, actor)
+	return r.hasToken(ctx, c, forge.Actor{Kind: forge.ActorUser, Principal: found.Requester})
 }
 
 // limit is how many entries a page is to have; zero where the caller does not say.

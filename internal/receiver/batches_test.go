@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -120,6 +121,8 @@ func TestBatchTokens(t *testing.T) {
 	refused(t, h.do(t, http.MethodPost, "/v1/batches", bare, body), http.StatusBadRequest, fault.Invalid, "X-Forge-Oauth-User")
 	nobody := h.Header(forgetest.FITOptions{}, forgetest.Tokens{})
 	refused(t, h.do(t, http.MethodPost, "/v1/batches", nobody, body), http.StatusBadRequest, fault.Invalid, "no")
+	asApp := strings.Replace(batchBody, `"concurrency"`, `"actor": "system", "concurrency"`, 1)
+	refused(t, h.do(t, http.MethodPost, "/v1/batches", h.user(), asApp), http.StatusForbidden, fault.Denied, "leave actor out")
 	h.submitBatch(t, nobody, batchBody)
 }
 
@@ -220,13 +223,13 @@ func TestActOnBatch(t *testing.T) {
 	refused(t, act("retry", h.user()), http.StatusConflict, fault.Conflict, "no repository")
 	expect("pause", h.system(), batch.StatePaused)
 	refused(t, act("pause", h.user()), http.StatusConflict, fault.Conflict, "paused already")
-	refused(t, act("resume", h.system()), http.StatusBadRequest, fault.Invalid, "no user in session")
-	bob := "557058:bob"
-	without := h.Header(forgetest.FITOptions{Principal: bob}, forgetest.Tokens{})
-	refused(t, act("resume", without), http.StatusBadRequest, fault.Invalid, "there is no token")
-	expect("resume", h.Header(forgetest.FITOptions{Principal: bob}, forgetest.Tokens{User: h.token()}), batch.StateRunning)
-	if who, _ := h.batches.redis.HGet(t.Context(), "gitsmith:{"+forgetest.Installation+"}:batch:"+made.ID, "principal").Result(); who != bob {
-		t.Errorf("it goes on as %q", who)
+	kept := maps.Clone(h.tokens.kept)
+	_ = h.tokens.Forget(t.Context(), forgetest.Installation)
+	refused(t, act("resume", h.system()), http.StatusBadRequest, fault.Invalid, "there is no token")
+	maps.Copy(h.tokens.kept, kept)
+	expect("resume", h.system(), batch.StateRunning)
+	if who, _ := h.batches.redis.HGet(t.Context(), "gitsmith:{"+forgetest.Installation+"}:batch:"+made.ID, "principal").Result(); who != ada {
+		t.Errorf("it continues as %q", who)
 	}
 	h.batches.end(t, forgetest.Installation, made.ID, 0, batch.Failed, job.Status{State: job.Failed, Repository: "acme/web", Failure: &job.Failure{Detail: "no"}})
 	expect("retry", h.user(), batch.StateRunning)

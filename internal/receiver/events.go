@@ -42,13 +42,11 @@ type eventJobView struct {
 // is answered in time; the rules' jobs are made once, whatever became of them. An event that makes no job is answered with 200 and why,
 // types that nobody knows too.
 func (r *receiver) events(ctx context.Context, c *call) error {
-	if err := own(c, r.Events, "GITSMITH_EVENT_MODULES"); err != nil {
-		return err
-	}
 	happened, err := c.event()
 	if err != nil {
 		return err
 	}
+	c.log.event, c.log.place = happened.Type, happened.Place
 	delivery := intake.Delivery{Invocation: c.Invocation, Size: int(c.Request().ContentLength)}
 	switch happened.Type {
 	case forge.EventInstalled, forge.EventUpgraded: // an app may send its lifecycle here too
@@ -131,7 +129,7 @@ func (r *receiver) answerEvent(c *call, happened forge.Event, asked []job.Job, t
 		r.Metrics.Enqueued(string(asked[i].Operation()), string(asked[i].Class), each.Created)
 		view.Jobs = append(view.Jobs, eventJobView{each.Status.ID, asked[i].Rule, each.Status.State})
 	}
-	c.log.event, c.log.outcome = happened.Type, view.Outcome
+	c.log.outcome = view.Outcome
 	r.Metrics.Event(happened.Type, view.Outcome)
 	return c.JSON(status, view)
 }
@@ -153,6 +151,7 @@ type installationView struct {
 	GoneAt          time.Time          `json:"gone_at,omitzero"`
 	EraseAt         time.Time          `json:"erase_at,omitzero"`
 	EventsTooOld    int                `json:"events_too_old"`
+	Actors          []forge.ActorKind  `json:"actors"` // as which the caller may ask for work
 	LastEventTooOld time.Time          `json:"last_event_too_old_at,omitzero"`
 }
 
@@ -166,6 +165,6 @@ func (r *receiver) installation(ctx context.Context, c *call) error {
 		ID: known.ID, State: known.State, AppID: known.AppID, AppVersion: known.AppVersion, Environment: known.Environment, WorkspaceID: known.Workspace,
 		FirstSeenAt: known.FirstSeen, LastSeenAt: known.LastSeen, InstalledAt: known.InstalledAt, TokenExpiresAt: known.TokenExpiresAt,
 		TokenRefusedAt: known.TokenRefusedAt, LastScheduledAt: known.LastScheduled, GoneAt: known.GoneAt, EraseAt: known.EraseAt,
-		EventsTooOld: known.TooOld, LastEventTooOld: known.LastTooOld,
+		EventsTooOld: known.TooOld, LastEventTooOld: known.LastTooOld, Actors: c.actors(),
 	})
 }

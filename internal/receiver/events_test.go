@@ -1,9 +1,11 @@
 package receiver
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,7 +42,7 @@ rules:
       clone: {ref: refs/heads/main}
 `
 
-var pushes = forgetest.FITOptions{ModuleType: "core:trigger", ModuleKey: "push"}
+var pushes = forgetest.FITOptions{ModuleKey: "push"}
 
 // eventHouse is a house with the rules above.
 func eventHouse(t *testing.T) *house {
@@ -221,7 +223,7 @@ func TestUninstall(t *testing.T) {
 	t.Parallel()
 	h := eventHouse(t)
 	h.event(t, aPush(t, time.Now(), unchanged))
-	header := h.Header(forgetest.FITOptions{ModuleType: "core:preUninstall"}, forgetest.Tokens{System: h.token()})
+	header := h.Header(forgetest.FITOptions{}, forgetest.Tokens{System: h.token()})
 	for range 2 {
 		if answer := h.do(t, http.MethodPost, "/forge/uninstall", header, ""); answer.Status != http.StatusOK {
 			t.Fatalf("status %d: %s", answer.Status, answer.Body)
@@ -234,18 +236,25 @@ func TestUninstall(t *testing.T) {
 		t.Errorf("a late event: status %d, %+v", status, view)
 	}
 	refused(t, h.do(t, http.MethodPost, "/v1/jobs", h.user(), pushBody), http.StatusForbidden, fault.Denied, "removed minutes ago")
-	refused(t, h.do(t, http.MethodPost, "/forge/uninstall", h.system(), ""), http.StatusForbidden, fault.Denied, "GITSMITH_UNINSTALL_MODULES")
+	refused(t, h.do(t, http.MethodPost, "/forge/uninstall", h.user(), ""), http.StatusForbidden, fault.Denied, "UI module")
 }
 
-// TestUsers: a route may be opened to a FIT with a principal, and is not by itself.
-func TestUsers(t *testing.T) {
+// TestUninstallOutlivesItsCaller: Forge delivers a removal once and ignores what becomes of it, so it is completed although nobody waits.
+func TestUninstallOutlivesItsCaller(t *testing.T) {
 	t.Parallel()
 	h := eventHouse(t)
-	header := h.Header(forgetest.FITOptions{ModuleType: "core:preUninstall", Principal: ada}, forgetest.Tokens{})
-	refused(t, h.do(t, http.MethodPost, "/forge/uninstall", header, ""), http.StatusForbidden, fault.Denied, "GITSMITH_ALLOW_PRINCIPAL")
-	handler := h.build(t, func(config *Config) { config.Uninstall.Users = true })
-	if answer := h.to(t, handler, http.MethodPost, "/forge/uninstall", header, ""); answer.Status != http.StatusOK {
-		t.Errorf("status %d: %s", answer.Status, answer.Body)
+	h.event(t, aPush(t, time.Now(), unchanged))
+	ctx, hangUp := context.WithCancel(t.Context())
+	h.jobs.meddle = func(ctx context.Context) error { // the first thing that a removal asks of the queue
+		hangUp()
+		return ctx.Err()
+	}
+	request := httptest.NewRequestWithContext(ctx, http.MethodPost, "/forge/uninstall", strings.NewReader(""))
+	request.Header = h.Header(forgetest.FITOptions{}, forgetest.Tokens{System: h.token()})
+	recorder := httptest.NewRecorder()
+	h.ServeHTTP(recorder, request)
+	if recorder.Code != http.StatusOK || len(h.jobs.canceled) != 1 || len(h.tokens.kept) != 0 {
+		t.Errorf("status %d, canceled %q, %d tokens", recorder.Code, h.jobs.canceled, len(h.tokens.kept))
 	}
 }
 
@@ -276,7 +285,7 @@ func TestSpooled(t *testing.T) {
 	if answer.Status != http.StatusAccepted {
 		t.Errorf("status %d: %s", answer.Status, answer.Body)
 	}
-	uninstalled := h.Header(forgetest.FITOptions{ModuleType: "core:preUninstall"}, forgetest.Tokens{})
+	uninstalled := h.Header(forgetest.FITOptions{}, forgetest.Tokens{})
 	if answer := h.do(t, http.MethodPost, "/forge/uninstall", uninstalled, ""); answer.Status != http.StatusOK || len(h.jobs.canceled) > 0 {
 		t.Errorf("status %d: %s, %q", answer.Status, answer.Body, h.jobs.canceled)
 	}

@@ -3,12 +3,10 @@ package receiver
 import (
 	"context"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/intake"
 )
@@ -16,9 +14,20 @@ import (
 const (
 	// forgeTime is what an answer to Forge's own calls may take: Forge waits 5 s, and delivers again what was not answered.
 	forgeTime = 4 * time.Second
-	// uninstallTime is longer: nobody delivers a removal again.
-	uninstallTime = 20 * time.Second
+	// uninstallTime is longer: Forge does not repeat a removal, whatever the answer is, and gives up waiting after 5 s (its limits page)
+	// or 55 s (the page on preUninstall).
+	uninstallTime = 55 * time.Second
 )
+
+// detached bounds a call that must be completed even if its caller hangs up.
+func detached(limit time.Duration, next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request().Context()), limit)
+		defer cancel()
+		c.SetRequest(c.Request().WithContext(ctx))
+		return next(c)
+	}
+}
 
 // inTime ends a call of Forge's own before Forge gives it up: an answer that says to come again is worth more than none.
 func inTime(limit time.Duration, next echo.HandlerFunc) echo.HandlerFunc {
@@ -36,18 +45,12 @@ func inTime(limit time.Duration, next echo.HandlerFunc) echo.HandlerFunc {
 
 // schedule answers POST /forge/schedule: Forge's scheduled trigger, which brings a system token. It may repeat; so may this.
 func (r *receiver) schedule(ctx context.Context, c *call) error {
-	if err := own(c, r.Schedule, "GITSMITH_SCHEDULE_MODULES"); err != nil {
-		return err
-	}
 	return r.done(ctx, c, intake.Delivery{Scheduled: true})
 }
 
 // lifecycle answers POST /forge/lifecycle: the app was installed or upgraded. Forge delivers it again until it is answered with
 // 2xx; doing it twice changes nothing. Event types that are not known are taken too.
 func (r *receiver) lifecycle(ctx context.Context, c *call) error {
-	if err := own(c, r.Lifecycle, "GITSMITH_LIFECYCLE_MODULES"); err != nil {
-		return err
-	}
 	happened, err := c.event()
 	if err != nil {
 		return err
@@ -57,16 +60,14 @@ func (r *receiver) lifecycle(ctx context.Context, c *call) error {
 	if installed {
 		outcome = "taken"
 	}
+	c.log.event, c.log.place, c.log.outcome = happened.Type, happened.Place, outcome
 	r.Metrics.Event(happened.Type, outcome)
 	return r.done(ctx, c, intake.Delivery{Installed: installed})
 }
 
 // uninstall answers POST /forge/uninstall: Forge is about to remove the app. Its tokens are deleted and its jobs canceled when this
-// answers; the rest is erased later. Repeating it goes on where the first call broke off. A body is not read.
+// answers; the rest is erased later. Repeating it resumes where the first call broke off. A body is not read.
 func (r *receiver) uninstall(ctx context.Context, c *call) error {
-	if err := own(c, r.Uninstall, "GITSMITH_UNINSTALL_MODULES"); err != nil {
-		return err
-	}
 	taken, err := r.Intake.Take(ctx, intake.Delivery{Invocation: c.Invocation, Removed: true})
 	if err != nil {
 		return err
@@ -98,16 +99,4 @@ func (c *call) event() (forge.Event, error) {
 		return forge.Event{}, err
 	}
 	return forge.ParseEvent(body)
-}
-
-// own refuses what Forge itself would not send there: a FIT is not bound to a path, so any user of the app could call any.
-func own(c *call, callers Callers, setting string) error {
-	if c.Principal() != "" && !callers.Users {
-		return fault.Newf(fault.Denied, "this route is Forge's own; a call by a user is refused, unless GITSMITH_ALLOW_PRINCIPAL lists the route")
-	}
-	module := c.Module()
-	if !slices.Contains(callers.Modules, module.Type) && !slices.Contains(callers.Modules, module.Type+"/"+module.Key) {
-		return fault.Newf(fault.Denied, "module %.80q of type %.80q may not call this route; %s lists those that may", module.Key, module.Type, setting)
-	}
-	return nil
 }

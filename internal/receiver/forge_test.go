@@ -3,6 +3,7 @@ package receiver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -13,11 +14,12 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
+	"github.com/gitsmith/gitsmith/internal/installation"
 )
 
 var (
-	trigger  = forgetest.FITOptions{ModuleType: "core:scheduledTrigger", ModuleKey: "hourly"}
-	appEvent = forgetest.FITOptions{ModuleType: "core:trigger", ModuleKey: "lifecycle"}
+	trigger  = forgetest.FITOptions{ModuleKey: "hourly"}
+	appEvent = forgetest.FITOptions{ModuleKey: "lifecycle"}
 )
 
 func TestSchedule(t *testing.T) {
@@ -34,13 +36,13 @@ func TestSchedule(t *testing.T) {
 	}
 }
 
-// TestWake: a newer system token wakes what waits for it, whichever call brings it; nothing else does, and a queue that cannot
-// is no reason to refuse the call.
+// TestWake: a newer system token that Forge delivers wakes what waits for it; nothing else does, and a queue that cannot is no reason to
+// refuse the call.
 func TestWake(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	brings := func(tokens forgetest.Tokens) []string {
-		h.do(t, http.MethodGet, "/v1/jobs", h.Header(forgetest.FITOptions{Principal: ada}, tokens), "")
+		h.do(t, http.MethodPost, "/forge/lifecycle", h.Header(appEvent, tokens), `{"eventType": "avi:forge:upgraded:app"}`)
 		woken := h.jobs.woken
 		h.jobs.woken = nil
 		return woken
@@ -59,7 +61,8 @@ func TestWake(t *testing.T) {
 	}
 
 	handler := h.build(t, func(config *Config) { config.Jobs = sleepy{&memoryJobs{}} })
-	if answer := h.to(t, handler, http.MethodGet, "/v1/jobs", h.system(), ""); answer.Status != http.StatusOK {
+	header := h.Header(appEvent, forgetest.Tokens{System: h.token()})
+	if answer := h.to(t, handler, http.MethodPost, "/forge/lifecycle", header, `{"eventType": "avi:forge:upgraded:app"}`); answer.Status != http.StatusOK {
 		t.Errorf("status %d: %s", answer.Status, answer.Body)
 	}
 	if !strings.Contains(h.log.String(), "waiting jobs could not be woken") || !strings.Contains(h.log.String(), "connection refused") {
@@ -87,6 +90,8 @@ func TestLifecycle(t *testing.T) {
 		"installed, in payload's event": {`{"payload": {"event": {"eventType": "avi:forge:installed:app"}}}`, true},
 		"upgraded":                      {`{"eventType": "avi:forge:upgraded:app"}`, true},
 		"of tomorrow":                   {`{"eventType": "avi:forge:painted:app"}`, false},
+		"as documented, without a type": {`{"id": "ari:cloud:ecosystem::installation/1", "installerAccountId": "712020:a", "app": {"id": "ari:cloud:ecosystem::app/1", "version": "1.0.0"}}`, true},
+		"an upgrade without a type":     {`{"id": "ari:cloud:ecosystem::installation/1", "upgraderAccountId": "712020:a", "app": {"id": "ari:cloud:ecosystem::app/1", "version": "2.0.0"}}`, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -128,44 +133,133 @@ func (*forgetful) MarkInstalled(context.Context, string) error {
 	return fault.Newf(fault.Unavailable, "redis is away")
 }
 
-// TestForgesOwn: who may call what only Forge calls. A FIT is bound to no path, so a page's user has one that verifies.
+// TestForgesOwn: Forge's own routes take the platform's calls, and those alone. Every event, lifecycle call, scheduled trigger and
+// preUninstall has the module type core:endpoint (Atlassian, "Forge Remote essentials"); a FIT is bound to no path, so any user of the
+// workspace has one that verifies.
 func TestForgesOwn(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	const installed = `{"eventType": "avi:forge:installed:app"}`
+	pinned := func(config *Config) {
+		config.EventKeys, config.ScheduleKeys, config.LifecycleKeys, config.UninstallKeys = []string{"e"}, []string{"s"}, []string{"l", "l2"}, []string{"u"}
+	}
 	for name, tc := range map[string]struct {
-		path    string
+		change  func(*Config)
+		paths   string
 		options forgetest.FITOptions
 		says    string // empty: may
 	}{
-		"a trigger":                            {"/forge/schedule", trigger, ""},
-		"an app's event":                       {"/forge/lifecycle", appEvent, ""},
-		"a page":                               {"/forge/schedule", forgetest.FITOptions{}, "GITSMITH_SCHEDULE_MODULES"},
-		"a page's event":                       {"/forge/lifecycle", forgetest.FITOptions{}, "GITSMITH_LIFECYCLE_MODULES"},
-		"an app's event as a trigger":          {"/forge/schedule", appEvent, `type "core:trigger"`},
-		"a trigger's event":                    {"/forge/lifecycle", trigger, `module "hourly"`},
-		"another key where the key is told":    {"/forge/lifecycle", forgetest.FITOptions{ModuleType: "core:trigger", ModuleKey: "push"}, `"push"`},
-		"the type in the key":                  {"/forge/schedule", forgetest.FITOptions{ModuleType: "x", ModuleKey: "core:scheduledTrigger"}, "GITSMITH_SCHEDULE_MODULES"},
-		"a user, through a trigger":            {"/forge/schedule", forgetest.FITOptions{ModuleType: "core:scheduledTrigger", Principal: ada}, "by a user"},
-		"a user, through an app's event":       {"/forge/lifecycle", forgetest.FITOptions{ModuleType: "core:trigger", ModuleKey: "lifecycle", Principal: ada}, "by a user"},
-		"a user, through a page":               {"/forge/lifecycle", forgetest.FITOptions{Principal: ada}, "by a user"},
-		"a trigger with any key of that type":  {"/forge/schedule", forgetest.FITOptions{ModuleType: "core:scheduledTrigger", ModuleKey: "other"}, ""},
-		"a trigger whose type is only similar": {"/forge/schedule", forgetest.FITOptions{ModuleType: "core:scheduledTriggers"}, "GITSMITH_SCHEDULE_MODULES"},
+		"the platform":                  {func(*Config) {}, "events schedule lifecycle uninstall", forgetest.FITOptions{}, ""},
+		"the platform, any key":         {func(*Config) {}, "events schedule lifecycle uninstall", forgetest.FITOptions{ModuleKey: "x"}, ""},
+		"the platform, naming a user":   {func(*Config) {}, "events schedule lifecycle uninstall", forgetest.FITOptions{ModuleType: "core:endpoint", Principal: ada}, ""},
+		"a page":                        {func(*Config) {}, "events schedule lifecycle uninstall", forgetest.FITOptions{Principal: ada}, "UI module"},
+		"a page without a user":         {func(*Config) {}, "events schedule lifecycle uninstall", forgetest.FITOptions{ModuleType: "bitbucket:repoMainMenuPage"}, "core:endpoint"},
+		"a type that is only similar":   {func(*Config) {}, "events schedule lifecycle uninstall", forgetest.FITOptions{ModuleType: "core:endpoints", ModuleKey: "core:endpoint"}, "core:endpoint"},
+		"a trigger's type, as a module": {func(*Config) {}, "events schedule lifecycle uninstall", forgetest.FITOptions{ModuleType: "core:trigger"}, "core:endpoint"},
+		"no module at all":              {func(*Config) {}, "events schedule lifecycle uninstall", forgetest.FITOptions{Claims: map[string]any{"app": appWithoutModule(h)}}, "core:endpoint"},
+		"the pinned key":                {pinned, "lifecycle", forgetest.FITOptions{ModuleKey: "l2"}, ""},
+		"a key that is not pinned":      {pinned, "lifecycle", forgetest.FITOptions{ModuleKey: "s"}, "GITSMITH_LIFECYCLE_KEYS names those that may: l, l2"},
+		"of another route":              {pinned, "events", forgetest.FITOptions{ModuleKey: "l"}, "GITSMITH_EVENT_KEYS"},
+		"none":                          {pinned, "schedule", forgetest.FITOptions{ModuleKey: "x"}, "GITSMITH_SCHEDULE_KEYS"},
+		"of the removal":                {pinned, "uninstall", forgetest.FITOptions{ModuleKey: "e"}, "GITSMITH_UNINSTALL_KEYS"},
+		"a page with the pinned key":    {pinned, "lifecycle", forgetest.FITOptions{ModuleKey: "l", Principal: ada}, "UI module"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			tokens, jobs := &memoryTokens{kept: map[string]forge.OAuthToken{}}, &memoryJobs{}
-			handler := h.build(t, func(config *Config) { config.Tokens, config.Jobs = tokens, jobs })
-			answer := h.to(t, handler, http.MethodPost, tc.path, h.Header(tc.options, forgetest.Tokens{}), installed)
-			switch did := len(tokens.installed)+len(jobs.woken) > 0; {
-			case tc.says == "" && (answer.Status != http.StatusOK || !did):
-				t.Errorf("status %d, did it is %v: %s", answer.Status, did, answer.Body)
-			case tc.says != "":
-				refused(t, answer, http.StatusForbidden, fault.Denied, tc.says)
-				if did {
-					t.Error("it was done all the same")
+		for path := range strings.FieldsSeq(tc.paths) {
+			t.Run(name+", "+path, func(t *testing.T) {
+				t.Parallel()
+				tokens, jobs, known := &memoryTokens{kept: map[string]forge.OAuthToken{}}, &memoryJobs{}, &memoryInstallations{records: map[string]installation.Record{}}
+				handler := h.build(t, func(config *Config) {
+					tc.change(config)
+					config.Tokens, config.Jobs, config.Installations = tokens, jobs, known
+				})
+				header := h.Header(tc.options, forgetest.Tokens{System: h.token()})
+				answer := h.to(t, handler, http.MethodPost, "/forge/"+path, header, installed)
+				did := len(known.records) > 0 || len(tokens.kept) > 0
+				if tc.says == "" && (answer.Status != http.StatusOK || !did) {
+					t.Errorf("status %d, did it is %v: %s", answer.Status, did, answer.Body)
 				}
+				if tc.says != "" {
+					refused(t, answer, http.StatusForbidden, fault.Denied, tc.says)
+					if did {
+						t.Error("it was done all the same")
+					}
+				}
+			})
+		}
+	}
+}
+
+// appWithoutModule is a FIT's app claim as today's, without the module.
+func appWithoutModule(h *house) map[string]any {
+	return map[string]any{"id": h.AppID, "installationId": forgetest.Installation}
+}
+
+// TestRefusalsAreLoud: a verified call that a route refuses is a warning with module and setting, and each kind of call is described once.
+func TestRefusalsAreLoud(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.Handler = h.build(t, func(config *Config) { config.EventKeys = []string{"pinned"} })
+	const event = `{"payload": {"eventType": "avi:forge:upgraded:app"}}`
+	h.do(t, http.MethodPost, "/forge/events", h.Header(forgetest.FITOptions{ModuleKey: "another"}, forgetest.Tokens{}), event)
+	canary := h.token()
+	for range 3 {
+		h.do(t, http.MethodPost, "/forge/lifecycle", h.Header(appEvent, forgetest.Tokens{System: canary}), event)
+	}
+	h.do(t, http.MethodGet, "/v1/jobs", h.Header(forgetest.FITOptions{Principal: ada}, forgetest.Tokens{User: "opaque"}), "")
+	h.do(t, http.MethodGet, "/v1/jobs", h.Header(forgetest.FITOptions{ModuleType: "bitbucket:repoMainMenuPage"}, forgetest.Tokens{}), "")
+
+	var sightings, warnings []map[string]any
+	for _, line := range h.log.lines(t) {
+		if line["msg"] == "first call of its kind" {
+			sightings = append(sightings, line)
+		}
+		if line["level"] == "WARN" {
+			warnings = append(warnings, line)
+		}
+	}
+	if len(warnings) != 2 || warnings[0]["module"] != "core:endpoint/another" || warnings[0]["setting"] != "GITSMITH_EVENT_KEYS" || warnings[0]["msg"] != "request" ||
+		warnings[1]["module"] != "bitbucket:repoMainMenuPage/endpoint" {
+		t.Errorf("warnings: %v", warnings)
+	}
+	if len(sightings) != 4 {
+		t.Fatalf("%d sightings: %v", len(sightings), sightings)
+	}
+	for i, want := range []map[string]any{
+		{"route": "/forge/events", "refused": true, "module_key": "another", "event_type_at": "", "x_forge_oauth_system": "absent"},
+		{
+			"route": "/forge/lifecycle", "refused": false, "module_type": "core:endpoint", "module_key": "lifecycle", "principal": false,
+			"event_type_at": "payload.eventType", "x_forge_oauth_user": "absent", "fit_life": "25s", "forge_keys": float64(1), "body_bytes": float64(len(event)),
+		},
+		{"route": "/v1/jobs", "principal": true, "x_forge_oauth_user": "6 bytes, exp unreadable"},
+		{"route": "/v1/jobs", "principal": false, "refused": true},
+	} {
+		for field, value := range want {
+			if sightings[i][field] != value {
+				t.Errorf("sighting %d: %s is %v, want %v", i, field, sightings[i][field], value)
 			}
-		})
+		}
+	}
+	if shape := fmt.Sprint(sightings[1]["x_forge_oauth_system"]); !strings.HasPrefix(shape, fmt.Sprint(len(canary), " bytes, ")) || !strings.HasSuffix(shape, "s left") {
+		t.Errorf("the system token is %q", shape)
+	}
+	if strings.Contains(h.log.String(), canary) {
+		t.Error("the log holds a token")
+	}
+}
+
+// TestSightingsAreBounded: an app has a few kinds of calls; whatever comes, memory and log have an end.
+func TestSightingsAreBounded(t *testing.T) {
+	t.Parallel()
+	var s sightings
+	first := 0
+	for i := range 2 * maxSightings {
+		for range 2 {
+			if s.first(sighting{route: fmt.Sprint(i)}) {
+				first++
+			}
+		}
+	}
+	if first != maxSightings || len(s.seen) != maxSightings {
+		t.Errorf("%d were first, %d are kept", first, len(s.seen))
 	}
 }

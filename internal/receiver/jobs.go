@@ -120,19 +120,18 @@ func (r *receiver) hasToken(ctx context.Context, c *call, actor forge.Actor) err
 	if err == nil || fault.KindOf(err) != fault.Expired {
 		return err
 	}
-	other := "a call from the app's UI by that user brings one too"
+	missing := "this call brought no " + actor.Header() + " header, and none of that user's is kept from an earlier call from the app's UI"
 	if actor.Kind == forge.ActorSystem {
-		other = "a scheduled trigger to /forge/schedule brings one too"
+		missing = "none is kept, and only Forge's own calls bring one: the next scheduled trigger to /forge/schedule, or an event"
 	}
-	return fault.Wrapf(fault.Invalid, err, "there is no token for actor %q: this call brought no %s header and none is kept; "+
-		"set %s at the endpoint in the manifest, deploy and call again; %s", actor.Kind, actor.Header(), actor.ManifestLine(), other)
+	return fault.Wrapf(fault.Invalid, err, "there is no token for actor %q: %s; set %s at the endpoint in the manifest and deploy", actor.Kind, missing, actor.ManifestLine())
 }
 
 const maxPage = 100
 
-// list answers GET /v1/jobs: a page of the installation's jobs, newest first.
+// list answers GET /v1/jobs: a page of the jobs that the caller may see, newest first.
 func (r *receiver) list(ctx context.Context, c *call) error {
-	options := job.ListOptions{State: job.State(c.QueryParam("state")), Cursor: c.QueryParam("cursor")}
+	options := job.ListOptions{State: job.State(c.QueryParam("state")), Requester: c.Principal(), Cursor: c.QueryParam("cursor")}
 	if options.State != "" && !slices.Contains(job.States(), options.State) {
 		return fault.Newf(fault.Invalid, "state: %.40q is none of %v", options.State, job.States())
 	}
@@ -150,43 +149,55 @@ func (r *receiver) list(ctx context.Context, c *call) error {
 
 // get answers GET /v1/jobs/{id}.
 func (r *receiver) get(ctx context.Context, c *call) error {
-	return answer(c, func(id string) (job.Status, error) { return r.Jobs.Get(ctx, c.Installation(), id) })
+	return r.answer(ctx, c, func(found job.Status) (job.Status, error) { return found, nil })
 }
 
 // cancel answers POST /v1/jobs/{id}/cancel. A job that runs is asked to stop and may still be running in the answer.
 func (r *receiver) cancel(ctx context.Context, c *call) error {
-	return answer(c, func(id string) (job.Status, error) { return r.Jobs.Cancel(ctx, c.Installation(), id) })
+	return r.answer(ctx, c, func(found job.Status) (job.Status, error) { return r.Jobs.Cancel(ctx, c.Installation(), found.ID) })
 }
 
-// retry answers POST /v1/jobs/{id}/retry: again, by the same kind of actor, which for a user is the one who calls. A second one
-// finds the job queued, which is a Conflict.
+// retry answers POST /v1/jobs/{id}/retry: again, for the same requester and as the same actor. A second one finds the job queued, which
+// is a Conflict.
 func (r *receiver) retry(ctx context.Context, c *call) error {
-	return answer(c, func(id string) (job.Status, error) {
-		before, err := r.Jobs.Get(ctx, c.Installation(), id)
-		if err != nil {
-			return before, err
+	return r.answer(ctx, c, func(found job.Status) (job.Status, error) {
+		actor := forge.Actor{Kind: found.Actor}
+		if found.Actor == forge.ActorUser {
+			actor.Principal = found.Requester
 		}
-		actor := c.Actor(before.Actor)
-		if actor.Kind == forge.ActorUser && actor.Principal == "" {
-			return before, fault.Newf(fault.Invalid, "the job was a user's, and this call has no user in session; retry it from the app's UI")
+		if found.Actor == forge.ActorSystem || actor.Principal != "" { // a rule's user is not here to bring a token
+			if err := r.hasToken(ctx, c, actor); err != nil {
+				return found, err
+			}
 		}
-		if err := r.hasToken(ctx, c, actor); err != nil {
-			return before, err
-		}
-		return r.Jobs.Retry(ctx, c.Installation(), id, actor)
+		return r.Jobs.Retry(ctx, c.Installation(), found.ID)
 	})
 }
 
-func answer(c *call, do func(id string) (job.Status, error)) error {
-	id, err := c.jobID()
+// answer does something to the job in the path, and answers with the job.
+func (r *receiver) answer(ctx context.Context, c *call, do func(found job.Status) (job.Status, error)) error {
+	found, err := r.job(ctx, c)
 	if err != nil {
 		return err
 	}
-	status, err := do(id)
+	status, err := do(found)
 	if err != nil {
 		return err
 	}
 	return c.JSON(http.StatusOK, viewOf(status))
+}
+
+// job is the job in the path. To a user another user's is not there.
+func (r *receiver) job(ctx context.Context, c *call) (job.Status, error) {
+	id, err := c.jobID()
+	if err != nil {
+		return job.Status{}, err
+	}
+	status, err := r.Jobs.Get(ctx, c.Installation(), id)
+	if err == nil && !c.sees(status.Requester) {
+		return job.Status{}, fault.Newf(fault.NotFound, "there is no job %.40q, or its time is over", id)
+	}
+	return status, err
 }
 
 // jobID is the id in the path. What is no id of ours names no job, and gets neither into a key of the queue nor into the log.

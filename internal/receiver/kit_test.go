@@ -24,6 +24,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/intake"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/rule"
+	"github.com/gitsmith/gitsmith/internal/secret"
 	"github.com/gitsmith/gitsmith/internal/telemetry"
 )
 
@@ -66,8 +67,6 @@ func newHouse(tb testing.TB) *house {
 		Verifier: h.Verifier, Tokens: h.tokens, Installations: h.known, Jobs: h.jobs, Batches: h.batches, Artifacts: h.artifacts, Metrics: h.counts,
 		Logger: loggerTo(h.log), Limits: job.DefaultLimits(), MaxBody: 5_000_000,
 		Rules: func() *rule.Set { return nil }, EventAge: 24 * time.Hour,
-		Schedule: Callers{Modules: []string{"core:scheduledTrigger"}}, Lifecycle: Callers{Modules: []string{"core:trigger/lifecycle"}},
-		Events: Callers{Modules: []string{"core:trigger"}}, Uninstall: Callers{Modules: []string{"core:preUninstall"}},
 	}
 	h.Handler = h.build(tb, func(*Config) {})
 	return h
@@ -91,13 +90,15 @@ func (h *house) build(tb testing.TB, change func(*Config)) http.Handler {
 	return handler
 }
 
-// user is a page's invocation by Ada with her token, and system one without a user with the system's.
+// user is a page's invocation by Ada with her token, and system one by a function of the app while the system's token is kept.
 func (h *house) user() http.Header {
 	return h.Header(forgetest.FITOptions{Principal: ada}, forgetest.Tokens{User: h.token()})
 }
 
 func (h *house) system() http.Header {
-	return h.Header(forgetest.FITOptions{}, forgetest.Tokens{System: h.token()})
+	token := forge.OAuthToken{Text: secret.New(h.token()), ExpiresAt: time.Now().Add(time.Hour)}
+	_, _ = h.tokens.Put(context.Background(), forgetest.Installation, forge.Actor{Kind: forge.ActorSystem}, token)
+	return h.Header(forgetest.FITOptions{}, forgetest.Tokens{})
 }
 
 func (h *house) foreign() http.Header {
@@ -194,8 +195,14 @@ func (b *lockedBuffer) String() string {
 	return b.buffer.String()
 }
 
-// events are the log's lines.
+// events are the log's lines without those that describe a new kind of call.
 func (b *lockedBuffer) events(tb testing.TB) []map[string]any {
+	tb.Helper()
+	return slices.DeleteFunc(b.lines(tb), func(line map[string]any) bool { return line["msg"] == "first call of its kind" })
+}
+
+// lines are all of the log.
+func (b *lockedBuffer) lines(tb testing.TB) []map[string]any {
 	tb.Helper()
 	var events []map[string]any
 	for line := range strings.Lines(b.String()) {

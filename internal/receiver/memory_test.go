@@ -114,7 +114,6 @@ type memoryJobs struct {
 	mutex    sync.Mutex
 	jobs     []job.Job // newest last
 	status   map[string]job.Status
-	actors   []forge.Actor // of retries
 	woken    []string
 	canceled []string
 	meddle   func(ctx context.Context) error
@@ -144,7 +143,7 @@ func (m *memoryJobs) Enqueue(ctx context.Context, j job.Job) (job.Status, bool, 
 	}
 	meta := j.MetaOf()
 	status := job.Status{
-		ID: j.ID, State: job.Queued, Operation: meta.Operation, Repository: j.Repository.String(), Actor: j.Actor.Kind,
+		ID: j.ID, State: job.Queued, Operation: meta.Operation, Repository: j.Repository.String(), Actor: j.Actor.Kind, Requester: j.Requester,
 		Branch: meta.Branch, Ref: meta.Ref, CreatedAt: j.CreatedAt,
 	}
 	m.jobs = append(m.jobs, j)
@@ -186,7 +185,7 @@ func (m *memoryJobs) List(ctx context.Context, installation string, options job.
 	var page job.List
 	for i, j := range slices.Backward(m.jobs) {
 		status := m.status[j.ID]
-		if at := len(m.jobs) - 1 - i; at < skip || j.Installation != installation || options.State != "" && status.State != options.State {
+		if at := len(m.jobs) - 1 - i; at < skip || j.Installation != installation || options.State != "" && status.State != options.State || options.Requester != "" && status.Requester != options.Requester {
 			continue
 		}
 		if options.Limit > 0 && len(page.Jobs) == options.Limit {
@@ -217,7 +216,7 @@ func (m *memoryJobs) Cancel(ctx context.Context, installation, id string) (job.S
 	return status, nil
 }
 
-func (m *memoryJobs) Retry(ctx context.Context, installation, id string, actor forge.Actor) (job.Status, error) {
+func (m *memoryJobs) Retry(ctx context.Context, installation, id string) (job.Status, error) {
 	leave, err := m.enter(ctx)
 	defer leave()
 	if err != nil {
@@ -232,7 +231,6 @@ func (m *memoryJobs) Retry(ctx context.Context, installation, id string, actor f
 	}
 	status.State, status.EndedAt, status.Failure = job.Queued, time.Time{}, nil
 	m.status[id] = status
-	m.actors = append(m.actors, actor)
 	return status, nil
 }
 

@@ -24,7 +24,10 @@ type event struct {
 	job          string
 	batch        string
 	event        string // its type
+	place        string // where its body had the type
 	outcome      string // of an event
+	refused      bool   // a proven call that the route does not admit
+	setting      string // that would admit it; empty for none
 }
 
 const eventKey = "gitsmith.event"
@@ -57,8 +60,11 @@ func (r *receiver) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		duration, status := time.Since(begun), c.Response().Status
 		r.Metrics.Request(c.Path(), request.Method, status, duration)
 		level := slog.LevelInfo
-		if status == http.StatusInternalServerError {
+		switch {
+		case status == http.StatusInternalServerError:
 			level = slog.LevelError
+		case log.refused:
+			level = slog.LevelWarn
 		}
 		r.Logger.LogAttrs(ctx, level, "request", append([]slog.Attr{
 			slog.String(telemetry.KeyRoute, c.Path()), slog.String(telemetry.KeyMethod, methodOf(request)), slog.Int(telemetry.KeyStatus, status),
@@ -81,6 +87,7 @@ func (e *event) attributes(err error) []slog.Attr {
 		{telemetry.KeyBatch, e.batch},
 		{telemetry.KeyEvent, e.event},
 		{telemetry.KeyOutcome, e.outcome},
+		{telemetry.KeySetting, e.setting},
 	} {
 		if pair[1] != "" {
 			attributes = append(attributes, slog.String(pair[0], pair[1]))

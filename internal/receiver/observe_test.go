@@ -30,7 +30,7 @@ func TestLog(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	id := h.submit(t, traced(h.user()), pushBody).ID
-	h.do(t, http.MethodGet, "/v1/jobs/"+id+"/artifact?secret=1", traced(h.system()), "")
+	h.do(t, http.MethodGet, "/v1/jobs/"+id+"/artifact?secret=1", traced(h.user()), "")
 	h.do(t, http.MethodGet, "/v1/jobs", traced(http.Header{}), "")
 	h.do(t, http.MethodGet, "/nowhere/near", traced(http.Header{}), "")
 	h.do(t, strings.Repeat("M", 300), "/nowhere", traced(http.Header{}), "")

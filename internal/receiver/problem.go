@@ -62,12 +62,13 @@ func (r *receiver) answerProblem(err error, c echo.Context) {
 	}
 }
 
-// problemType is application/problem+json, as RFC 9457 has it, where the caller can have that.
+// problemType is application/problem+json, as RFC 9457 has it, for a caller that names it. Anybody else gets application/json: the
+// bridge's invokeRemote rejects a refusal of another type, and its text is lost (Atlassian, "invokeRemote").
 func problemType(accept string) string {
-	if asksForJSON(accept) {
-		return "application/json"
+	if strings.Contains(accept, "application/problem+json") {
+		return "application/problem+json"
 	}
-	return "application/problem+json"
+	return "application/json"
 }
 
 // asksForJSON reports whether the caller takes application/json, or anything, and does not name a problem's own type. Such is a

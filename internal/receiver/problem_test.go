@@ -15,7 +15,8 @@ func TestProblemType(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	for accept, want := range map[string]string{
-		"":                         "application/problem+json",
+		"":                         "application/json",
+		"text/html":                "application/json",
 		"application/problem+json": "application/problem+json",
 		"application/problem+json, application/json;q=0.5": "application/problem+json",
 		"application/json":                  "application/json",

@@ -52,7 +52,7 @@ type Jobs interface {
 	Get(ctx context.Context, installation, id string) (job.Status, error)
 	List(ctx context.Context, installation string, options job.ListOptions) (job.List, error)
 	Cancel(ctx context.Context, installation, id string) (job.Status, error)
-	Retry(ctx context.Context, installation, id string, actor forge.Actor) (job.Status, error)
+	Retry(ctx context.Context, installation, id string) (job.Status, error)
 	// CancelAll cancels every job of the installation that has not ended, and returns how many there were.
 	CancelAll(ctx context.Context, installation string) (int, error)
 }
@@ -71,12 +71,6 @@ type Metrics interface {
 	RuleFailed(rule string)
 }
 
-// Callers are who may call a route of Forge's own.
-type Callers struct {
-	Modules []string // types, or type/key
-	Users   bool     // a FIT of a user in session too
-}
-
 // Config is what a receiver is made of. Everything but Now is required.
 type Config struct {
 	Verifier      Verifier
@@ -93,7 +87,8 @@ type Config struct {
 	Rules         func() *rule.Set // as they are now; a nil set wants no event
 	EventAge      time.Duration    // an older event is recorded and not acted on
 
-	Events, Schedule, Lifecycle, Uninstall Callers
+	// Module keys that may call Forge's own routes; empty for any key.
+	EventKeys, ScheduleKeys, LifecycleKeys, UninstallKeys []string
 
 	Now func() time.Time
 }
@@ -102,7 +97,10 @@ type Config struct {
 var openAPI []byte
 
 // receiver holds the handlers.
-type receiver struct{ Config }
+type receiver struct {
+	Config
+	sightings sightings
+}
 
 // New makes the public handler. It may be used concurrently.
 func New(config Config) (http.Handler, error) {
@@ -113,7 +111,7 @@ func New(config Config) (http.Handler, error) {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	return (&receiver{config}).router(), nil
+	return (&receiver{Config: config}).router(), nil
 }
 
 func (r *receiver) router() *echo.Echo {
@@ -144,14 +142,14 @@ func (r *receiver) router() *echo.Echo {
 		{http.MethodPost, "/v1/batches/:id/resume", r.resumeBatch},
 		{http.MethodPost, "/v1/batches/:id/retry", r.retryBatch},
 	} {
-		router.Add(route.method, route.path, r.proven(r.keeping(route.handler)))
+		router.Add(route.method, route.path, r.proven(admitCaller, r.keeping(route.handler)))
 	}
 	// These hand what the call brings to the intake, together with what it asks for.
-	router.POST("/v1/jobs", r.proven(r.submit))
-	router.POST("/forge/events", inTime(forgeTime, r.proven(r.events)))
-	router.POST("/forge/schedule", inTime(forgeTime, r.proven(r.schedule)))
-	router.POST("/forge/lifecycle", inTime(forgeTime, r.proven(r.lifecycle)))
-	router.POST("/forge/uninstall", inTime(uninstallTime, r.proven(r.uninstall)))
+	router.POST("/v1/jobs", r.proven(admitCaller, r.submit))
+	router.POST("/forge/events", inTime(forgeTime, r.proven(admitPlatform(r.EventKeys, "GITSMITH_EVENT_KEYS"), r.events)))
+	router.POST("/forge/schedule", inTime(forgeTime, r.proven(admitPlatform(r.ScheduleKeys, "GITSMITH_SCHEDULE_KEYS"), r.schedule)))
+	router.POST("/forge/lifecycle", inTime(forgeTime, r.proven(admitPlatform(r.LifecycleKeys, "GITSMITH_LIFECYCLE_KEYS"), r.lifecycle)))
+	router.POST("/forge/uninstall", detached(uninstallTime, r.proven(admitPlatform(r.UninstallKeys, "GITSMITH_UNINSTALL_KEYS"), r.uninstall)))
 	return router
 }
 
@@ -165,8 +163,8 @@ type call struct {
 	log *event
 }
 
-// proven lets a handler run for callers that Forge has signed for. The body is not read before.
-func (r *receiver) proven(next handler) echo.HandlerFunc {
+// proven lets a handler run for callers that Forge has signed for and that the route admits. The body is not read before.
+func (r *receiver) proven(admit admission, next handler) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		request := c.Request()
 		ctx, header := request.Context(), c.Response().Header()
@@ -183,12 +181,16 @@ func (r *receiver) proven(next handler) echo.HandlerFunc {
 		}
 		log := eventOf(c)
 		log.installation, log.module = invocation.Installation(), invocation.Module()
-		return next(ctx, &call{Context: c, Invocation: invocation, log: log})
+		admitted := &call{Context: c, Invocation: invocation, log: log}
+		defer r.sight(ctx, admitted) // once the handler has found the event
+		if err := admit(admitted); err != nil {
+			return err
+		}
+		return next(ctx, admitted)
 	}
 }
 
-// keeping keeps the tokens that came along before the handler runs. A system token that is newer than the one known wakes the jobs
-// that wait for it.
+// keeping keeps the user token that came along before the handler runs.
 func (r *receiver) keeping(next handler) handler {
 	return func(ctx context.Context, c *call) error {
 		if err := r.Intake.Keep(ctx, c.Invocation); err != nil {

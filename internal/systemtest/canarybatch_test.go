@@ -26,9 +26,9 @@ func (s *system) plantBatches(who caller, content, message string) (pages []stri
 	push := fmt.Sprintf(`{"branch":"batch","create":true,"message":"%[1]s {{ int(values.n) }}","changes":[
 		{"put":{"path":"batch.txt","content":"%[2]s {{ values.a }}\n"}},
 		{"replace":{"paths":["README.md"],"pattern":"Web","with":"%[2]s"}}],"pull_request":{"title":"%[1]s","description":"%[2]s"}}`, message, content)
-	body := fmt.Sprintf(`{"title":%q,"actor":"system","dry_run":true,"repositories":[%s],"push":%s}`, canaryTitle, strings.Join(targets, ","), push)
+	body := fmt.Sprintf(`{"title":%q,"dry_run":true,"repositories":[%s],"push":%s}`, canaryTitle, strings.Join(targets, ","), push)
 	dry := s.canaryBatch(who, body)
-	real := s.canaryBatch(who, fmt.Sprintf(`{"title":%q,"actor":"system","from":%q}`, canaryTitle, dry))
+	real := s.canaryBatch(who, fmt.Sprintf(`{"title":%q,"from":%q}`, canaryTitle, dry))
 	for _, wrong := range []string{
 		strings.Replace(body, "int(values.n)", "values.n", 1)[:len(body)/2], strings.Replace(body, "{{ values.a }}", "{{ values.a", 1),
 		strings.Replace(body, "{{ values.a }}", "{{ int(values.a) }}", 1), strings.Replace(body, "{{ values.a }}", "{{ nobody.knows }}", 1),

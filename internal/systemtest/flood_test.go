@@ -101,7 +101,7 @@ func (f *flood) fit(installation string) string {
 	defer f.mu.Unlock()
 	kept := f.fits[installation]
 	if time.Since(kept.made) > time.Second {
-		kept = signed{f.s.issuer.FIT(forgetest.FITOptions{Installation: installation, ModuleType: "core:trigger", ModuleKey: "events"}), time.Now()}
+		kept = signed{f.s.issuer.FIT(forgetest.FITOptions{Installation: installation, ModuleKey: "events"}), time.Now()}
 		f.fits[installation] = kept
 	}
 	return kept.fit

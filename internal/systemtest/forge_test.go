@@ -1,6 +1,8 @@
 package systemtest
 
 import (
+	"cmp"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -32,12 +34,33 @@ func (s *system) userCaller(principal string, life time.Duration) caller {
 	return caller{principal: principal, installation: installation, userToken: s.oauthToken(life)}
 }
 
+// deliver brings a caller's system token the way that Forge does, once: calls for work do not.
+func (s *system) deliver(who caller) error {
+	if who.systemToken == "" {
+		return nil
+	}
+	s.mu.Lock()
+	known := s.delivered[who.systemToken]
+	s.mu.Unlock()
+	if known {
+		return nil
+	}
+	status, answer, err := s.ask(caller{installation: who.installation, systemToken: who.systemToken}, http.MethodPost, "/forge/schedule", "")
+	if err != nil || status != http.StatusOK {
+		return cmp.Or(err, fmt.Errorf("the scheduled trigger: status %d, %s", status, answer))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delivered[who.systemToken] = true
+	return nil
+}
+
 // sign sets what Forge sets: the FIT, the tokens, the trace.
 func (s *system) sign(header http.Header, who caller, path string) {
 	s.t.Helper()
 	options := forgetest.FITOptions{Principal: who.principal, Installation: who.installation}
-	if strings.HasPrefix(path, "/forge/schedule") {
-		options.ModuleType, options.ModuleKey = "core:scheduledTrigger", "schedule"
+	if strings.HasPrefix(path, "/forge/") {
+		options.ModuleType, options.ModuleKey = "core:endpoint", "schedule"
 	}
 	fit := s.issuer.FIT(options)
 	s.mu.Lock()

@@ -54,6 +54,7 @@ type scripted struct {
 	system  *system
 	worker  *process
 	callers map[string]caller
+	who     caller // of the last submit
 }
 
 func of(ts *testscript.TestScript) *scripted { return ts.Value(systemKey{}).(*scripted) }
@@ -68,7 +69,7 @@ func scriptStart(ts *testscript.TestScript, _ bool, args []string) {
 	s.worker = s.system.startWorker(more...)
 	alice := s.system.userCaller("712020:alice", 4*time.Hour)
 	system, none := alice, alice
-	system.userToken = ""
+	system.userToken, system.principal = "", "" // a function of the app
 	system.systemToken = s.system.oauthToken(4 * time.Hour)
 	none.userToken, none.principal = "", "712020:bob"
 	s.callers = map[string]caller{"user": alice, "system": system, "none": none}
@@ -84,6 +85,7 @@ func scriptSubmit(ts *testscript.TestScript, negated bool, args []string) {
 	}
 	if !negated {
 		ts.Setenv("JOB", s.system.decode(answer).ID)
+		s.who = s.callers[args[0]]
 	}
 }
 
@@ -97,14 +99,14 @@ func key(file string) string {
 
 func scriptAwait(ts *testscript.TestScript, _ bool, args []string) {
 	s := of(ts)
-	s.system.await(s.callers["user"], ts.Getenv("JOB"), args[0])
-	_, answer := s.system.call(s.callers["user"], http.MethodGet, "/v1/jobs/"+ts.Getenv("JOB"), "")
+	s.system.await(s.who, ts.Getenv("JOB"), args[0])
+	_, answer := s.system.call(s.who, http.MethodGet, "/v1/jobs/"+ts.Getenv("JOB"), "")
 	fmt.Fprint(ts.Stdout(), answer)
 }
 
 func scriptArtifact(ts *testscript.TestScript, _ bool, args []string) {
 	s := of(ts)
-	status, answer := s.system.call(s.callers["user"], http.MethodGet, "/v1/jobs/"+ts.Getenv("JOB")+"/artifact", "")
+	status, answer := s.system.call(s.who, http.MethodGet, "/v1/jobs/"+ts.Getenv("JOB")+"/artifact", "")
 	if status != http.StatusOK {
 		ts.Fatalf("status %d: %s", status, answer)
 	}

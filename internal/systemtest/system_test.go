@@ -72,6 +72,8 @@ type system struct {
 	mu       sync.Mutex
 	answered [][2]string // what was asked, and the answer with its headers
 	sentFITs []string
+	// delivered are the system tokens that a scheduled trigger has brought.
+	delivered map[string]bool
 }
 
 // keep remembers an answer for the canary.
@@ -104,7 +106,7 @@ func startSystem(t testing.TB, files map[string]string) *system {
 // newSystem is what the binaries need, without a Bitbucket yet.
 func newSystem(t testing.TB) *system {
 	t.Helper()
-	s := &system{t: t, redis: queuetest.Start(t), artifacts: t.TempDir(), temp: t.TempDir(), cache: t.TempDir(), spool: t.TempDir()}
+	s := &system{t: t, redis: queuetest.Start(t), delivered: map[string]bool{}, artifacts: t.TempDir(), temp: t.TempDir(), cache: t.TempDir(), spool: t.TempDir()}
 	s.proxy = startRedisProxy(t, s.redis.Addr)
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails (crypto/rand)
@@ -243,6 +245,11 @@ func (s *system) call(who caller, method, path, body string, headers ...string) 
 
 // ask is call where there may be nobody to answer.
 func (s *system) ask(who caller, method, path, body string, headers ...string) (int, string, error) {
+	if strings.HasPrefix(path, "/v1/") {
+		if err := s.deliver(who); err != nil {
+			return 0, "", err
+		}
+	}
 	request, err := http.NewRequestWithContext(s.t.Context(), method, s.api+path, strings.NewReader(body))
 	if err != nil {
 		return 0, "", err

@@ -13,7 +13,7 @@ func TestWaitForToken(t *testing.T) {
 	t.Parallel()
 	s := startSystem(t, map[string]string{"README.md": "# Web\n"})
 	s.startWorker()
-	nobody := caller{principal: "712020:alice", installation: installation}
+	nobody := caller{installation: installation}
 	body := strings.Replace(pushBody("main", "new.txt", "x\n"), `{"repository"`, `{"actor":"system","on_expiry":"wait","repository"`, 1)
 	job := s.submit(nobody, body)
 	waiting := s.await(nobody, job.ID, "waiting")
@@ -30,9 +30,9 @@ func TestWaitForToken(t *testing.T) {
 	s.judge("main", job.ID)
 
 	// Without on_expiry the same is refused at once, with what is missing and how it comes.
-	status, answer := s.call(caller{principal: "712020:alice", installation: installation + "-other"}, http.MethodPost, "/v1/jobs",
+	status, answer := s.call(caller{installation: installation + "-other"}, http.MethodPost, "/v1/jobs",
 		strings.Replace(body, `"on_expiry":"wait",`, "", 1))
-	if status != http.StatusBadRequest || !strings.Contains(answer, "X-Forge-Oauth-System") || !strings.Contains(answer, "appSystemToken") {
+	if status != http.StatusBadRequest || !strings.Contains(answer, "none is kept") || !strings.Contains(answer, "appSystemToken") {
 		t.Errorf("status %d: %s", status, answer)
 	}
 }

@@ -48,6 +48,20 @@ const (
 	KeyReason       = "reason"
 	KeyKind         = "kind"
 	KeyError        = "error"
+	KeySetting      = "setting" // that would change a refusal
+	KeyRefused      = "refused"
+
+	// Of the first call of a kind.
+	KeyModuleType  = "module_type"
+	KeyModuleKey   = "module_key"
+	KeyPrincipal   = "principal"
+	KeyEventTypeAt = "event_type_at"
+	KeySystemToken = "x_forge_oauth_system"
+	KeyUserToken   = "x_forge_oauth_user"
+	KeyFITLife     = "fit_life"
+	KeyFITBytes    = "fit_bytes"
+	KeyForgeKeys   = "forge_keys"
+	KeyBody        = "body_bytes"
 )
 
 // NewLogger writes to w what is at least of level (debug, info, warn, error; anything else is info), as json or text; auto

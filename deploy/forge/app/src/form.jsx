@@ -1,5 +1,5 @@
 import { useEffect, useRef, useState } from "react";
-import { post } from "./api.js";
+import { get, post } from "./api.js";
 import { Alert, Check, Choice, Text } from "./fields.jsx";
 import { Link } from "./link.jsx";
 import { emptyForm, newChange, request } from "./request.js";
@@ -11,11 +11,16 @@ export function NewBatch({ workspace, go }) {
   const [problem, setProblem] = useState();
   const [sending, setSending] = useState(false);
   const element = useRef(null);
+  const [actors, setActors] = useState(["user"]); // as whom the server lets this user ask for work
   const sent = useRef({}); // the last body and its key: a second try of the same makes no second batch
 
   const put = (name) => (value) => setForm((old) => ({ ...old, [name]: value }));
   const text = (name, more) => ({ id: name, value: form[name], set: put(name), error: errors[name], ...more });
   const setChange = (index, change) => put("changes")(form.changes.map((old, at) => (at === index ? change : old)));
+
+  useEffect(() => {
+    get("/v1/installation").then(({ actors }) => actors?.length && setActors(actors), () => {}); // without an answer nothing is offered
+  }, []);
 
   useEffect(() => {
     element.current.querySelector("[aria-invalid]")?.focus();
@@ -72,7 +77,7 @@ export function NewBatch({ workspace, go }) {
         <h2 id="what">Change</h2>
         <div className="grid">
           <Text {...text("branch", { label: "Branch", mono: true, placeholder: "chore/licence", hint: "Made from the main branch where it is new." })} />
-          <Choice {...text("actor", { label: "Commits are pushed by", options: [["user", "You"], ["system", "The app"]], hint: form.actor === "user" ? "Only where you may push; Forge lends your rights for four hours at most." : "Wherever the app is installed." })} />
+          {actors.includes("system") && <Choice {...text("actor", { label: "Commits are pushed by", options: [["user", "You"], ["system", "The app"]], hint: form.actor === "user" ? "Only where you may push; Forge lends your rights for four hours at most." : "Wherever the app is installed." })} />}
         </div>
         <Text {...text("message", { label: "Commit message", rows: 3, mono: true })} />
         {form.changes.map((change, index) => (
