@@ -64,6 +64,8 @@ func TestComplaints(t *testing.T) {
 		"sleeping kit":        {"gitrepo/gittest/a.go", sleeping, "line 3: sleeps"},
 		"sleeping program":    {"a.go", sleeping, ""},
 		"sleep in synctest":   {"a_test.go", bubble, ""},
+		"a glob by hand":      {"a.go", "package x\nimport \"path\"\nvar _, _ = path.Match(\"*\", \"a\")\n", "line 3: matches a glob"},
+		"the same in a test":  {"a_test.go", "package x\nimport \"path\"\nvar _, _ = path.Match(\"*\", \"a\")\n", ""},
 		"a test that is none": {"a_test.go", "package", "does not parse"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -101,9 +103,9 @@ func complaints(path string, content []byte) []string {
 		found = append(found, fmt.Sprintf("%d lines; split it, %d are the most", count, maxLines))
 	}
 	if strings.HasSuffix(path, "_test.go") || strings.HasSuffix(filepath.Dir(path), "test") {
-		found = append(found, sleeps(path, content)...)
+		return append(found, sleeps(path, content)...)
 	}
-	return found
+	return append(found, globsByHand(path, content)...)
 }
 
 // sleeps are the calls of time.Sleep outside of synctest's bubbles, where it costs nothing and decides nothing by luck.
@@ -123,6 +125,23 @@ func sleeps(path string, content []byte) []string {
 			return false
 		case calls(call, "time", "Sleep"):
 			found = append(found, fmt.Sprintf("line %d: sleeps; wait for a signal, poll with a deadline, or use synctest", set.Position(call.Pos()).Line))
+		}
+		return true
+	})
+	return found
+}
+
+// globsByHand are the matches that go past internal/glob, which bounds what they cost.
+func globsByHand(path string, content []byte) []string {
+	set := token.NewFileSet()
+	file, err := parser.ParseFile(set, path, content, parser.SkipObjectResolution)
+	if err != nil {
+		return []string{"does not parse: " + err.Error()}
+	}
+	var found []string
+	ast.Inspect(file, func(node ast.Node) bool {
+		if call, ok := node.(*ast.CallExpr); ok && (calls(call, "path", "Match") || calls(call, "filepath", "Match")) {
+			found = append(found, fmt.Sprintf("line %d: matches a glob by itself; use internal/glob", set.Position(call.Pos()).Line))
 		}
 		return true
 	})

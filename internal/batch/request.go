@@ -2,7 +2,6 @@ package batch
 
 import (
 	"encoding/json"
-	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/glob"
 	"github.com/gitsmith/gitsmith/internal/job"
 )
 
@@ -240,13 +240,23 @@ func (q *Query) validate() error {
 			return fault.Newf(fault.Invalid, "query.workspace: %.80q is no workspace's slug; leave it out for the app's own", q.Workspace)
 		}
 	}
-	if _, err := path.Match(q.Name, ""); err != nil {
-		return fault.Newf(fault.Invalid, "query.name: %.80q is no glob: * and ? stand for letters, [a-z] for one of them", q.Name)
-	}
 	for field, text := range map[string]string{"name": q.Name, "project": q.Project, "language": q.Language, "main_branch": q.MainBranch} {
 		if len(text) > 256 || !utf8.ValidString(text) || strings.ContainsAny(text, "\x00\r\n") {
 			return fault.Newf(fault.Invalid, "query.%s: it has more than 256 bytes, or a line break", field)
 		}
 	}
-	return nil
+	_, err := q.name()
+	return err
+}
+
+// name is what the repositories' slugs must match; nil where any will do.
+func (q *Query) name() (*glob.Glob, error) {
+	if q.Name == "" {
+		return nil, nil
+	}
+	parsed, err := glob.Parse(q.Name)
+	if err != nil {
+		return nil, fault.Newf(fault.Invalid, "query.name: %.80q: %s", q.Name, err)
+	}
+	return parsed, nil
 }

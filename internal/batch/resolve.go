@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -143,6 +143,10 @@ func (d *Driver) page(ctx context.Context, installation, id string, fields map[s
 	if query == nil {
 		return bitbucket.ListPage{}, fault.Newf(fault.Internal, "the batch has no query")
 	}
+	name, err := query.name()
+	if err != nil {
+		return bitbucket.ListPage{}, err
+	}
 	workspace := query.Workspace
 	if workspace == "" {
 		uuid, err := d.Workspaces.Workspace(ctx, installation)
@@ -159,16 +163,10 @@ func (d *Driver) page(ctx context.Context, installation, id string, fields map[s
 		Workspace: workspace, Project: query.Project, Language: query.Language, MainBranch: query.MainBranch, UpdatedSince: query.UpdatedSince,
 		Page: fields["cursor"],
 	})
-	if err != nil || query.Name == "" {
+	if err != nil || name == nil {
 		return found, err
 	}
-	kept := found.Repositories[:0]
-	for _, each := range found.Repositories {
-		if matches, _ := path.Match(query.Name, each.Repository.Slug); matches { // the glob was checked when the batch was made
-			kept = append(kept, each)
-		}
-	}
-	found.Repositories = kept
+	found.Repositories = slices.DeleteFunc(found.Repositories, func(each bitbucket.Details) bool { return !name.Match(each.Repository.Slug) })
 	return found, nil
 }
 

@@ -197,6 +197,7 @@ func TestApplyLimits(t *testing.T) {
 		"writes too much":      {edit.Limits{WriteBytes: 20}, []edit.Change{replace("package", "PACKAGE", "src/**")}, "write more than 20 bytes"},
 		"a patch reads":        {edit.Limits{BlobBytes: 9}, []edit.Change{patch(strings.ReplaceAll(diffX, "/x", "/src/a.go"))}, "larger than 9 bytes"},
 		"a patch makes":        {edit.Limits{BlobBytes: 1}, []edit.Change{patch(newX)}, "at most 1 are allowed for one file"},
+		"globs match too long": {edit.Limits{GlobSteps: 100}, []edit.Change{replace("package", "x", "src/a.go", "**/*[a]*[b]*"), replace("a", "b", "**/*")}, "the globs take too long"},
 		"a million for a byte": {edit.Limits{}, []edit.Change{put("x", strings.Repeat("a", 1<<20)), replaceRegexp("a", strings.Repeat("b", 1<<20), "x")}, "would grow"},
 	} {
 		_, err := edit.Apply(t.Context(), sample(), tc.changes, tc.limits)

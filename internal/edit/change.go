@@ -52,7 +52,7 @@ type Move struct {
 // Replace replaces text in every regular file that one of Paths matches; none need. Binary files (a NUL in the first 8,000
 // bytes, as git decides) are passed over.
 type Replace struct {
-	Paths   []string `json:"paths"` // doublestar globs, such as "**/*.go"
+	Paths   []string `json:"paths"` // globs as package glob reads them, such as "**/*.go"
 	Pattern string   `json:"pattern"`
 	With    string   `json:"with"`             // with Regexp, $1 and ${name} are groups of Pattern, and $$ is a dollar
 	Regexp  bool     `json:"regexp,omitempty"` // RE2; else Pattern is taken literally

@@ -1,5 +1,7 @@
 package edit
 
+import "github.com/gitsmith/gitsmith/internal/glob"
+
 // Limits bound changes and the work that they cause. A field that is zero has its value from [DefaultLimits].
 type Limits struct {
 	Changes      int   // in one list
@@ -12,13 +14,14 @@ type Limits struct {
 	BlobBytes  int64 // of a file that is read or made
 	ReadBytes  int64 // that replace and patch read in all
 	WriteBytes int64 // of all contents that are held as the result
+	GlobSteps  int64 // of matching globs against the tree's paths
 }
 
 // DefaultLimits are the limits where the operator says nothing.
 func DefaultLimits() Limits {
 	return Limits{
 		Changes: 1000, PathBytes: MaxPathBytes, Globs: 100, PatternBytes: 16 << 10, ContentBytes: 8 << 20,
-		Files: 20_000, BlobBytes: 16 << 20, ReadBytes: 256 << 20, WriteBytes: 32 << 20,
+		Files: 20_000, BlobBytes: 16 << 20, ReadBytes: 256 << 20, WriteBytes: 32 << 20, GlobSteps: glob.MaxSteps,
 	}
 }
 
@@ -43,5 +46,6 @@ func (l Limits) withDefaults() Limits {
 	orInt64(&l.BlobBytes, defaults.BlobBytes)
 	orInt64(&l.ReadBytes, defaults.ReadBytes)
 	orInt64(&l.WriteBytes, defaults.WriteBytes)
+	orInt64(&l.GlobSteps, defaults.GlobSteps)
 	return l
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/glob"
 )
 
 // file is a file as the changes so far have left it. Its id is always known; content is held where the source lacks it.
@@ -48,6 +49,7 @@ type overlay struct {
 	counts map[string]int // by directory: the source's files below it, where it was needed
 	read   int64
 	held   int64
+	globs  *glob.Meter
 
 	listed  string // the directory that was listed last; changes often name the same
 	listing []Entry
@@ -56,7 +58,7 @@ type overlay struct {
 func newOverlay(source Source, limits Limits) *overlay {
 	return &overlay{
 		source: source, limits: limits,
-		nodes: map[string]*node{}, added: map[string]int{}, gone: map[string]int{}, counts: map[string]int{},
+		nodes: map[string]*node{}, added: map[string]int{}, gone: map[string]int{}, counts: map[string]int{}, globs: glob.NewMeter(limits.GlobSteps),
 	}
 }
 

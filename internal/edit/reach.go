@@ -50,10 +50,17 @@ func reads(ctx context.Context, source Source, operations []operation, limits Li
 	return ids, nil
 }
 
-func (p putOperation) paths() []string     { return []string{p.path} }
-func (d deleteOperation) paths() []string  { return []string{d.path} }
-func (m moveOperation) paths() []string    { return []string{m.from, m.to} }
-func (r replaceOperation) paths() []string { return r.globs }
+func (p putOperation) paths() []string    { return []string{p.path} }
+func (d deleteOperation) paths() []string { return []string{d.path} }
+func (m moveOperation) paths() []string   { return []string{m.from, m.to} }
+
+func (r replaceOperation) paths() []string {
+	paths := make([]string, len(r.globs))
+	for i, each := range r.globs {
+		paths[i] = each.String()
+	}
+	return paths
+}
 
 func (p patchOperation) paths() []string {
 	var paths []string

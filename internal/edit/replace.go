@@ -13,14 +13,13 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/bmatcuk/doublestar/v4"
-
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/glob"
 )
 
 type replaceOperation struct {
 	field string
-	globs []string
+	globs []*glob.Glob
 	// Either expression or literal is set.
 	expression *regexp.Regexp
 	literal    []byte
@@ -39,15 +38,18 @@ func (c *compiler) replace(field string, replace Replace) (operation, error) {
 	case !utf8.ValidString(replace.Pattern) || !utf8.ValidString(replace.With):
 		return nil, fault.Newf(fault.Invalid, "%s: pattern or with is not UTF-8", field)
 	}
-	for i, glob := range replace.Paths {
-		if problem := globProblem(glob, c.limits.PathBytes); problem != "" {
-			return nil, fault.Newf(fault.Invalid, "%s.paths[%d]: %s: %s", field, i, quote(glob), problem)
+	globs := make([]*glob.Glob, len(replace.Paths))
+	for i, pattern := range replace.Paths {
+		parsed, problem := parseGlob(pattern, c.limits.PathBytes)
+		if problem != "" {
+			return nil, fault.Newf(fault.Invalid, "%s.paths[%d]: %s: %s", field, i, quote(pattern), problem)
 		}
+		globs[i] = parsed
 	}
 	if err := c.content(field, len(replace.Pattern)+len(replace.With)); err != nil {
 		return nil, err
 	}
-	operation := replaceOperation{field: field, globs: replace.Paths, with: []byte(replace.With)}
+	operation := replaceOperation{field: field, globs: globs, with: []byte(replace.With)}
 	if !replace.Regexp {
 		operation.literal = []byte(replace.Pattern)
 		return operation, nil
@@ -75,41 +77,24 @@ func (c *compiler) expression(operation replaceOperation, replace Replace) (_ op
 	return operation, nil
 }
 
-func globProblem(glob string, limit int) string {
+// parseGlob reads a glob over the paths of a tree; problem says what is wrong with it.
+func parseGlob(pattern string, limit int) (parsed *glob.Glob, problem string) {
 	switch {
-	case glob == "" || !utf8.ValidString(glob) || strings.IndexByte(glob, 0) >= 0 || !doublestar.ValidatePattern(glob):
-		return "it is no glob; write it like docs/** or **/*.go"
-	case len(glob) > limit:
-		return "it is too long; use ** and {a,b} to say it shorter"
-	case glob[0] == '/':
-		return "it begins with /; globs start at the repository's root without it"
-	case slices.ContainsFunc(strings.Split(glob, "/"), func(part string) bool { return part == "." || part == ".." || part == "" }):
-		return "it holds an empty component, . or .., and would match nothing"
-	case alternatives(glob) > maxAlternatives:
-		return fmt.Sprintf("its braces stand for more than %d globs; give several shorter ones", maxAlternatives)
+	case !utf8.ValidString(pattern) || strings.IndexByte(pattern, 0) >= 0:
+		return nil, "it is no glob: it holds a NUL or is not UTF-8"
+	case len(pattern) > limit:
+		return nil, "it is too long; use ** and {a,b} to say it shorter"
 	}
-	return ""
-}
-
-// maxAlternatives bounds what a glob's braces stand for: matching may try them all.
-const maxAlternatives = 1024
-
-// alternatives is how many globs without braces a glob stands for, at most.
-func alternatives(glob string) int {
-	product := 1
-	var open []int
-	for i := 0; i < len(glob) && product <= maxAlternatives; i++ {
-		switch last := len(open) - 1; {
-		case glob[i] == '{':
-			open = append(open, 1)
-		case glob[i] == ',' && last >= 0:
-			open[last]++
-		case glob[i] == '}' && last >= 0:
-			product *= open[last]
-			open = open[:last]
-		}
+	parsed, err := glob.Parse(pattern)
+	switch {
+	case err != nil:
+		return nil, err.Error()
+	case pattern[0] == '/':
+		return nil, "it begins with /; globs start at the repository's root without it"
+	case slices.ContainsFunc(strings.Split(pattern, "/"), func(part string) bool { return part == "." || part == ".." || part == "" }):
+		return nil, "it holds an empty component, . or .., and would match nothing"
 	}
-	return product
+	return parsed, ""
 }
 
 // references are the groups that a replacement names, read as package regexp reads them.
@@ -182,16 +167,17 @@ func (r replaceOperation) apply(ctx context.Context, tree *overlay) error {
 func (r replaceOperation) files(ctx context.Context, tree *overlay) ([]found, error) {
 	var matched []found
 	seen := map[string]bool{}
-	for _, glob := range r.globs {
-		files, err := candidates(ctx, tree, glob)
+	for _, each := range r.globs {
+		files, err := candidates(ctx, tree, each)
 		if err != nil {
 			return nil, err
 		}
 		for _, file := range files {
-			if err := context.Cause(ctx); err != nil {
-				return nil, err
+			matches, err := tree.globs.Match(ctx, each, file.path)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", r.field, err)
 			}
-			if !seen[file.path] && doublestar.MatchUnvalidated(glob, file.path) {
+			if matches && !seen[file.path] {
 				seen[file.path] = true
 				matched = append(matched, file)
 			}
@@ -200,12 +186,9 @@ func (r replaceOperation) files(ctx context.Context, tree *overlay) ([]found, er
 	return matched, nil
 }
 
-func candidates(ctx context.Context, tree *overlay, glob string) ([]found, error) {
-	dir, _ := doublestar.SplitPattern(glob)
-	if !strings.ContainsAny(glob, `*?[{\`) {
-		dir = glob
-	}
-	if dir == "." {
+func candidates(ctx context.Context, tree *overlay, pattern *glob.Glob) ([]found, error) {
+	dir := pattern.Base()
+	if dir == "" {
 		return tree.files(ctx, "")
 	}
 	single, what, err := tree.at(ctx, dir)

@@ -18,7 +18,7 @@ import (
 type ArchiveSpec struct {
 	// Format is tar.gz, zip or bundle.
 	Format job.Archive
-	// Paths are doublestar globs over the files' full paths; none is everything. A path without a wildcard that names a
+	// Paths are globs over the files' full paths; none is everything. A path without a wildcard that names a
 	// directory stands for all that is below it. A bundle takes none.
 	Paths []string
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/glob"
 	"github.com/gitsmith/gitsmith/internal/job"
 )
 
@@ -376,6 +377,45 @@ func TestArchiveFormats(t *testing.T) {
 	}
 }
 
+// TestArchiveGlobsAreBounded: globs that a backtracking matcher takes minutes for, against a file whose name they almost match, are refused or
+// matched at once; the file is nowhere near the last that is looked at.
+func TestArchiveGlobsAreBounded(t *testing.T) {
+	t.Parallel()
+	r := motley(t)
+	long := strings.Repeat("n", 250)
+	for name, tc := range map[string]struct {
+		pattern string
+		kind    fault.Kind
+	}{
+		"121 bytes":       {strings.Repeat("*{n,n}", 20) + "b", fault.Invalid},
+		"1,024 braces":    {strings.Repeat("*{n,n}", 10) + "[b]", fault.NotFound},
+		"nested braces":   {strings.Repeat("{*n,*{n,n}", 4) + strings.Repeat("}", 4) + "[b]", fault.NotFound},
+		"braces and **":   {strings.Repeat("{**/,**/}{n,*n}*", 5) + "[b]", fault.NotFound},
+		"stars":           {strings.Repeat("n*", 64) + "[b]", fault.NotFound},
+		"deep ** and *":   {strings.Repeat("**/*d*y*/", 12) + "[b]", fault.NotFound},
+		"large":           {"{**/,*}" + strings.Repeat("[n-z]*", 60) + "[b]", fault.NotFound},
+		"that very file":  {"*{" + long + ",b}", 0},
+		"those very ones": {strings.Repeat("*n", 60) + "*", 0},
+	} {
+		files, err := writeArchive(t.Context(), io.Discard, r.source("main"), ArchiveSpec{Format: job.ArchiveZip, Paths: []string{tc.pattern}})
+		if tc.kind == 0 && (err != nil || files != 1) || tc.kind != 0 && fault.KindOf(err) != tc.kind {
+			t.Errorf("%s: %d files, %v", name, files, err)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("the job's time is over")
+	cancel(why)
+	walk := treeWalk{ctx: ctx, meter: glob.NewMeter(0)}
+	each, err := newPathGlob("**/*n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	walk.globs = []pathGlob{each}
+	if _, err := walk.wants(long); !errors.Is(err, why) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
 func FuzzGlobPrunesNothingThatMatches(f *testing.F) {
 	f.Add("docs/**/*.md", "docs/a/b.md")
 	f.Add("{a,b}/c", "b/c")
@@ -385,8 +425,11 @@ func FuzzGlobPrunesNothingThatMatches(f *testing.F) {
 		if strings.HasPrefix(path, "/") || slices.Contains(strings.Split(path, "/"), "") {
 			t.Skip("no path of a tree")
 		}
-		g := newGlob(pattern)
-		if !g.matches(path) {
+		g, err := newPathGlob(pattern)
+		if err != nil {
+			t.Skip("no glob")
+		}
+		if matches, _ := g.matches(t.Context(), glob.NewMeter(0), path); !matches {
 			return
 		}
 		for i, c := range path {

@@ -7,19 +7,20 @@ import (
 	"io"
 	"strings"
 
-	"github.com/bmatcuk/doublestar/v4"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/filemode"
 	"github.com/go-git/go-git/v5/plumbing/object"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/glob"
 )
 
 // treeWalk hands the entries of a tree to a writer, depth first, in the order in which git keeps them.
 type treeWalk struct {
 	ctx     context.Context //nolint:containedctx // it lives for one walk
 	objects objectReader
-	globs   []glob
+	globs   []pathGlob
+	meter   *glob.Meter
 	writer  archiveWriter // nil: only count
 
 	pending []string // directories on the way here that are not written yet: one without a match never is
@@ -33,9 +34,13 @@ type treeWalk struct {
 // directories; .gitattributes (export-ignore, export-subst, filters) is not applied: an archive is the tree as committed,
 // and a file kept by Git LFS is its pointer. Where globs choose nothing the error is NotFound.
 func walkTree(ctx context.Context, objects objectReader, root plumbing.Hash, paths []string, writer archiveWriter) (int, error) {
-	walk := treeWalk{ctx: ctx, objects: objects, writer: writer}
+	walk := treeWalk{ctx: ctx, objects: objects, writer: writer, meter: glob.NewMeter(0)}
 	for _, path := range paths {
-		walk.globs = append(walk.globs, newGlob(path))
+		parsed, err := newPathGlob(path)
+		if err != nil {
+			return 0, err
+		}
+		walk.globs = append(walk.globs, parsed)
 	}
 	if err := walk.tree(root, "", 0); err != nil {
 		return 0, err
@@ -73,8 +78,8 @@ func (w *treeWalk) entry(entry *object.TreeEntry, directory string, depth int) e
 	if entry.Mode == filemode.Dir {
 		return w.directory(entry.Hash, path, depth)
 	}
-	if !w.wants(path) {
-		return nil
+	if wanted, err := w.wants(path); err != nil || !wanted {
+		return err
 	}
 	w.matched = true
 	if err := w.count(path); err != nil {
@@ -180,13 +185,17 @@ func (w *treeWalk) count(path string) error {
 	return nil
 }
 
-func (w *treeWalk) wants(path string) bool {
-	for i := range w.globs {
-		if w.globs[i].matches(path) {
-			return true
+func (w *treeWalk) wants(path string) (bool, error) {
+	for _, each := range w.globs {
+		matches, err := each.matches(w.ctx, w.meter, path)
+		if err != nil {
+			return false, fmt.Errorf("archive: %w", err)
+		}
+		if matches {
+			return true, nil
 		}
 	}
-	return len(w.globs) == 0
+	return len(w.globs) == 0, nil
 }
 
 func (w *treeWalk) wantsBelow(directory string) bool {
@@ -208,35 +217,28 @@ func safeName(name string) bool {
 	return !strings.ContainsAny(name, "/\x00")
 }
 
-// glob is one of the paths that an archive is limited to.
-type glob struct {
-	pattern string
-	base    string // the directory before the first wildcard, empty where it is not known; a literal as a whole
-	literal bool
+// pathGlob is one of the paths that an archive is limited to.
+type pathGlob struct{ *glob.Glob }
+
+func newPathGlob(path string) (pathGlob, error) {
+	parsed, err := glob.Parse(strings.TrimSuffix(path, "/"))
+	if err != nil {
+		return pathGlob{}, fault.Newf(fault.Invalid, "archive: paths: %.80q: %s", path, err)
+	}
+	return pathGlob{parsed}, nil
 }
 
-func newGlob(path string) glob {
-	pattern := strings.TrimSuffix(path, "/")
-	if !strings.ContainsAny(pattern, `*?[{\`) {
-		return glob{pattern: pattern, base: pattern, literal: true}
+func (g pathGlob) matches(ctx context.Context, meter *glob.Meter, path string) (bool, error) {
+	if directory, is := g.Literal(); is && isBelow(path, directory) {
+		return true, nil
 	}
-	base, _ := doublestar.SplitPattern(pattern)
-	if base == "." || strings.Contains(base, `\`) {
-		base = ""
-	}
-	return glob{pattern: pattern, base: base}
-}
-
-func (g *glob) matches(path string) bool {
-	if g.literal {
-		return path == g.pattern || isBelow(path, g.pattern)
-	}
-	return doublestar.MatchUnvalidated(g.pattern, path)
+	return meter.Match(ctx, g.Glob, path)
 }
 
 // mayMatchBelow is false only where nothing in the directory can match, so that its tree need not be read.
-func (g *glob) mayMatchBelow(directory string) bool {
-	return g.base == "" || directory == g.base || isBelow(directory, g.base) || isBelow(g.base, directory)
+func (g pathGlob) mayMatchBelow(directory string) bool {
+	base := g.Base()
+	return base == "" || directory == base || isBelow(directory, base) || isBelow(base, directory)
 }
 
 func isBelow(path, directory string) bool {

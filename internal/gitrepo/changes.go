@@ -14,6 +14,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/glob"
 )
 
 // Changes finds in which files the folder dir differs from the snapshot, by path, as git add -A does: files that are not in the
@@ -30,7 +31,10 @@ func (s *Snapshot) Changes(ctx context.Context, dir string, limits edit.Limits) 
 		return nil, fault.Wrapf(fault.Internal, err, "%s: the folder with its files cannot be read; the log says why", s.op)
 	}
 	defer func() { _ = root.Close() }() // nothing was written
-	f := changeFinder{ctx: ctx, op: s.op, root: root, limits: limits, tracked: map[string]edit.Entry{}, directories: map[string]bool{}, blobs: map[string]bool{}}
+	f := changeFinder{
+		ctx: ctx, op: s.op, root: root, limits: limits, globs: glob.NewMeter(0),
+		tracked: map[string]edit.Entry{}, directories: map[string]bool{}, blobs: map[string]bool{},
+	}
 	defaults := edit.DefaultLimits()
 	f.limits.Files = cmp.Or(limits.Files, defaults.Files)
 	f.limits.BlobBytes = cmp.Or(limits.BlobBytes, defaults.BlobBytes)
@@ -67,6 +71,7 @@ type changeFinder struct {
 	blobs       map[string]bool       // the snapshot's, by id
 	entries     int
 	held        int64
+	globs       *glob.Meter // of the ignore files
 	changes     []edit.FileChange
 }
 
@@ -114,7 +119,13 @@ func below(dir, name string) string {
 func (f *changeFinder) entry(path string, info fs.FileInfo, rules []ignoreRule, isIgnored bool, depth int) error {
 	entry, tracked := f.tracked[path]
 	if !info.IsDir() {
-		if !tracked && (isIgnored || ignored(rules, path, false)) {
+		if !tracked && !isIgnored {
+			var err error
+			if isIgnored, err = f.ignored(rules, path, false); err != nil {
+				return err
+			}
+		}
+		if !tracked && isIgnored {
 			return nil
 		}
 		delete(f.tracked, path)
@@ -124,11 +135,24 @@ func (f *changeFinder) entry(path string, info fs.FileInfo, rules []ignoreRule, 
 		delete(f.tracked, path) // what is in it belongs to another repository
 		return nil
 	}
-	isIgnored = isIgnored || ignored(rules, path, true)
+	if !isIgnored {
+		var err error
+		if isIgnored, err = f.ignored(rules, path, true); err != nil {
+			return err
+		}
+	}
 	if isIgnored && !f.directories[path] {
 		return nil
 	}
 	return f.directory(path, rules, isIgnored, depth+1)
+}
+
+func (f *changeFinder) ignored(rules []ignoreRule, path string, isDir bool) (bool, error) {
+	is, err := ignored(f.ctx, f.globs, rules, path, isDir)
+	if fault.KindOf(err) == fault.TooLarge {
+		return false, fault.Wrapf(fault.TooLarge, err, "%s: the lines of .gitignore files take too long to match with so many files", f.op)
+	}
+	return is, err
 }
 
 // list reads what is in a folder, in no order.

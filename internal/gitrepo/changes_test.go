@@ -130,7 +130,7 @@ var (
 	workNames = []string{"a", "b", "build", "lib", "sub", "keep", "x.log", "y.log", "with space", "{c}", "ünï", ".hidden", "a.b"}
 	patterns  = []string{
 		"a", "/a", "a/", "a/b", "/a/b", "**/b", "a/**", "a/**/b", "*", "!*", "*/", "!*/", "*.log", "!x.log", "!/lib/x.log", "!keep", "lib/*", "!lib/sub", "[ab]", "[!ab]", "[[:alpha:]]",
-		"{c}", "\\{c}", "{a,b}", "with space", "with space  ", "b\\ ", "\\!a", "# no", "\\#a", "a**b", "**", "/", "//a", "!", "?", "*u*", "**/", "/**", "!**/keep", "!build/", "!build/new", "build/*", "!a/b", "!lib/", "a.?", "b\r", "x[", "a\\", ".*",
+		"{c}", "\\{c}", "{a,b}", "with space", "with space  ", "b\\ ", "\\!a", "# no", "\\#a", "a**b", "**", "/", "//a", "!", "?", "*u*", "**/", "/**", "!**/keep", "!build/", "!build/new", "build/*", "!a/b", "!lib/", "a.?", "b\r", "x[", "a\\", ".*", "a/b[!x]a", "lib[!x]a", "lib/sub[^x]b",
 	}
 )
 

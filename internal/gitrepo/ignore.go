@@ -2,10 +2,11 @@ package gitrepo
 
 import (
 	"bytes"
+	"context"
 	"path"
 	"strings"
 
-	"github.com/bmatcuk/doublestar/v4"
+	"github.com/gitsmith/gitsmith/internal/glob"
 )
 
 const (
@@ -18,7 +19,7 @@ const (
 // directory on the way, so that its ! lets more in than git's.
 type ignoreRule struct {
 	base     string // the directory that the file is in, with a slash at its end; empty for the root
-	pattern  string // as doublestar writes it
+	pattern  *glob.Glob
 	negated  bool
 	dirOnly  bool
 	anchored bool // the pattern is of paths below base, else of names
@@ -56,8 +57,9 @@ func parseIgnoreLine(text string) (rule ignoreRule, found bool) {
 	if strings.HasSuffix(text, "/**") {
 		text += "/*" // all that is in the directory, not the directory
 	}
-	rule.pattern = doublestarPattern(text)
-	return rule, doublestar.ValidatePattern(rule.pattern)
+	pattern, err := glob.Parse(globOf(text))
+	rule.pattern = pattern
+	return rule, err == nil // git takes no notice of such a line either
 }
 
 // trimSpaces takes spaces away from the end, but one that a backslash keeps.
@@ -80,8 +82,8 @@ var posixClasses = strings.NewReplacer(
 	"[:xdigit:]", "0-9a-fA-F", "[:space:]", " \t\n\v\f\r", "[:blank:]", " \t",
 )
 
-// doublestarPattern escapes the braces, which git takes literally.
-func doublestarPattern(text string) string {
+// globOf escapes the braces, which git takes literally.
+func globOf(text string) string {
 	text = posixClasses.Replace(text)
 	var pattern strings.Builder
 	for i := 0; i < len(text); i++ {
@@ -99,23 +101,23 @@ func doublestarPattern(text string) string {
 	return pattern.String()
 }
 
-func (r *ignoreRule) matches(file string, isDir bool) bool {
+func (r *ignoreRule) matches(ctx context.Context, meter *glob.Meter, file string, isDir bool) (bool, error) {
 	if r.dirOnly && !isDir {
-		return false
+		return false, nil
 	}
 	name := file[len(r.base):]
 	if !r.anchored {
 		name = path.Base(name)
 	}
-	return doublestar.MatchUnvalidated(r.pattern, name)
+	return meter.Match(ctx, r.pattern, name)
 }
 
 // ignored reports what the rules say of a path, whose directories are not ignored themselves. The last one that matches decides.
-func ignored(rules []ignoreRule, path string, isDir bool) bool {
+func ignored(ctx context.Context, meter *glob.Meter, rules []ignoreRule, path string, isDir bool) (bool, error) {
 	for i := len(rules) - 1; i >= 0; i-- {
-		if rules[i].matches(path, isDir) {
-			return !rules[i].negated
+		if matches, err := rules[i].matches(ctx, meter, path, isDir); matches || err != nil {
+			return !rules[i].negated, err
 		}
 	}
-	return false
+	return false, nil
 }

@@ -100,7 +100,7 @@ type Trace struct {
 type Clone struct {
 	Ref     string   `json:"ref,omitempty"`   // full ref, a branch or tag name, or a commit's full hash; default HEAD
 	Depth   int      `json:"depth,omitempty"` // commits of history in a bundle; 0 is all of them. Other archives need one
-	Paths   []string `json:"paths,omitempty"` // doublestar globs; none is everything
+	Paths   []string `json:"paths,omitempty"` // globs as package glob reads them; none is everything
 	Archive Archive  `json:"archive,omitempty"`
 }
 

@@ -11,12 +11,11 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
-	"github.com/bmatcuk/doublestar/v4"
-
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/glob"
 )
 
 // Request is what a caller asks for, as it stands in the body of POST /v1/jobs.
@@ -215,9 +214,12 @@ func (c *Clone) validate(limits Limits) error {
 	case len(c.Paths) > limits.Paths:
 		return fault.Newf(fault.Invalid, "clone.paths: %d globs, at most %d; use ** to say more with fewer", len(c.Paths), limits.Paths)
 	}
-	for i, glob := range c.Paths {
-		if glob == "" || len(glob) > limits.Edit.PathBytes || !doublestar.ValidatePattern(glob) {
-			return fault.Newf(fault.Invalid, "clone.paths[%d]: %.80q is no glob; write it like docs/** or **/*.go", i, glob)
+	for i, pattern := range c.Paths {
+		if len(pattern) > limits.Edit.PathBytes {
+			return fault.Newf(fault.Invalid, "clone.paths[%d]: %.80q: it has more than %d bytes; use ** to say it shorter", i, pattern, limits.Edit.PathBytes)
+		}
+		if _, err := glob.Parse(strings.TrimSuffix(pattern, "/")); err != nil {
+			return fault.Newf(fault.Invalid, "clone.paths[%d]: %.80q: %s", i, pattern, err)
 		}
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/expression"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/glob"
 	"github.com/gitsmith/gitsmith/internal/job"
 )
 
@@ -172,7 +172,7 @@ func orNode(node, other *yaml.Node) *yaml.Node {
 	return node
 }
 
-func (r *reader) globs(node, parent *yaml.Node) []string {
+func (r *reader) globs(node, parent *yaml.Node) []*glob.Glob {
 	if node == nil {
 		r.wrong(parent, "on: it is missing; name an event, such as %s, or several", forge.EventPush)
 		return nil
@@ -181,12 +181,16 @@ func (r *reader) globs(node, parent *yaml.Node) []string {
 	if node.Kind == yaml.SequenceNode {
 		list = node.Content
 	}
-	var globs []string
+	var globs []*glob.Glob
 	for _, each := range list {
-		if _, err := path.Match(each.Value, ""); err != nil || each.Kind != yaml.ScalarNode || each.Value == "" {
+		parsed, err := glob.Parse(each.Value)
+		switch {
+		case each.Kind != yaml.ScalarNode || each.Value == "":
 			r.wrong(each, "on: %.80q is no glob; * stands for any text, ? for a character", each.Value)
+		case err != nil:
+			r.wrong(each, "on: %.80q: %s", each.Value, err)
 		}
-		globs = append(globs, each.Value)
+		globs = append(globs, parsed)
 	}
 	return globs
 }

@@ -11,12 +11,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"path"
+	"slices"
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/expression"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/glob"
 	"github.com/gitsmith/gitsmith/internal/job"
 )
 
@@ -29,7 +30,7 @@ type Set struct {
 // rule is one rule, ready to be asked.
 type rule struct {
 	name      string
-	on        []string // globs
+	on        []*glob.Glob
 	when      *expression.Condition
 	class     job.Class
 	user      *expression.Text // nil: the system
@@ -98,12 +99,7 @@ func (s *Set) Decide(event forge.Event, invocation Invocation) (decisions []Deci
 }
 
 func (r *rule) takes(kind string) bool {
-	for _, glob := range r.on {
-		if match, _ := path.Match(glob, kind); match { // the globs were checked
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(r.on, func(each *glob.Glob) bool { return each.Match(kind) })
 }
 
 func (r *rule) decide(event forge.Event, variables map[string]any, limits job.Limits) (_ Decision, wanted bool, err error) {
