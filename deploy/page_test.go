@@ -53,6 +53,7 @@ var (
 		"totals": map[string]int{"queued": 0, "running": 0, "waiting": 0, "succeeded": 228, "unchanged": 12, "failed": 0, "canceled": 0, "skipped": 0},
 	})
 	dry = batch(map[string]any{
+		"actor": "user", "rollout": map[string]any{"canary": 5, "then": "50%", "stop_at_failures": "10%"}, "concurrency": 16, "per_hour": 600,
 		"state": "finished", "dry_run": true, "ended_at": "2026-11-27T09:02:09Z",
 		"totals": map[string]int{"queued": 0, "running": 0, "waiting": 0, "succeeded": 236, "unchanged": 4, "failed": 0, "canceled": 0, "skipped": 0},
 	})

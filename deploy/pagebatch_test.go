@@ -93,6 +93,18 @@ func showsADryRun(t *testing.T, open opener) {
 		say("GET /v1/batches/b2", 200, strings.Replace(moving, `"b1"`, `"b2"`, 1)).say("GET /v1/batches/b2/repositories?limit=25", 200, repositories)
 	p := open(api, "batches/b1", view{})
 	p.sees("Nothing was pushed yet", "+22", "−1")
+	// What the form asked for holds for the real push.
+	p.sees("5 repositories first, up to 50% next, then the rest", "10% of a stage", "16 repositories", "600 repositories an hour at most", "you")
+	for how, look := range map[string]view{"light": {}, "dark": {dark: true}, "phone": {width: 360}, "phone-dark": {width: 360, dark: true}} {
+		p.look(look)
+		p.until(`document.documentElement.dataset.colorMode === "` + map[bool]string{false: "light", true: "dark"}[look.dark] + `"`)
+		p.fits()
+		if poor := p.contrast(); len(poor) > 0 {
+			t.Errorf("%s: hard to read: %q", how, poor)
+		}
+		p.shot("start-" + how)
+	}
+	p.look(view{})
 	p.click("Diff")
 	p.until(`document.querySelector(".diff .added")?.innerText.trim() === "+See https://new.example.com"`)
 	p.until(`document.querySelectorAll(".diff .removed").length === 1`)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -59,6 +60,7 @@ func TestPageInABrowser(t *testing.T) {
 			t.Errorf("%s has %q", fleetSlug(i), content)
 		}
 	}
+	startsADryRun(t, sandbox, page, list)
 	for _, said := range page.Said() {
 		if !strings.Contains(said, "favicon.ico") { // of the stand-in's address; at Forge the page is a frame
 			t.Errorf("the page's console says %q", said)
@@ -71,6 +73,42 @@ func TestPageInABrowser(t *testing.T) {
 	operator.sees("Note the teams")
 	operator.sees("finished")
 	operator.shot("dashboard")
+}
+
+// startsADryRun asks for a dry run in stages and starts it: what the form asked for stands beside the button, and holds for the real push.
+func startsADryRun(t *testing.T, sandbox *sandbox, page visitor, list string) {
+	t.Helper()
+	page.Open(sandbox.addresses["forge"] + "/app/#/new")
+	page.fill("title", "Name the teams", "list", list, "branch", "chore/name", "message", "Name the team of {{repository.slug}}",
+		"path-0", "NAME", "content-0", "{{values.team}}\n", "open", "off", "canary", "1", "then", "60%", "stop", "2", "concurrency", "3", "dryRun", "on")
+	page.click("Start the dry run")
+	page.sees("Nothing was pushed yet")
+	terms := []string{"1 repository first, up to 60% next, then the rest", "2 in a stage", "3 repositories", "you"}
+	for _, term := range terms {
+		page.sees(term)
+	}
+	page.shot("page-start")
+	page.click("Start it")
+	page.Wait(`!document.body.innerText.includes("dry run") && document.body.innerText.includes("5 of 5 repositories")`)
+	if content := sandbox.git(t.Context(), fleetSlug(5), "show", "chore/name:NAME"); content != "team-5" {
+		t.Errorf("%s has %q", fleetSlug(5), content)
+	}
+	var listed struct {
+		Batches []struct {
+			DryRun      bool           `json:"dry_run"`
+			Rollout     map[string]any `json:"rollout"`
+			Concurrency int            `json:"concurrency"`
+		} `json:"batches"`
+	}
+	if err := sandbox.read(t.Context(), "/v1/batches?limit=2", &listed); err != nil {
+		t.Fatal(err)
+	}
+	for i, each := range listed.Batches {
+		want := map[string]any{"canary": 1.0, "then": "60%", "stop_at_failures": 2.0}
+		if each.DryRun != (i == 1) || !maps.Equal(each.Rollout, want) || each.Concurrency != 3 {
+			t.Errorf("batch %d: %+v", i, each)
+		}
+	}
 }
 
 // visitor is a tab with hands.

@@ -31,7 +31,7 @@ import (
 type Batch struct {
 	ID           string
 	Installation string
-	Actor        forge.Actor // whose token does the work
+	Actor        forge.Actor // whose token does the work; the dry run's for a batch that is started from one
 	Requester    string      // account id of the user who asked for it; empty where a function of the app did
 	CreatedAt    time.Time
 	Trace        job.Trace
@@ -60,7 +60,10 @@ type Status struct {
 	State        State     `json:"state"`
 	Reason       string    `json:"reason,omitempty"` // public text: why it is paused, stopped or was ended
 	DryRun       bool      `json:"dry_run"`
-	From         string    `json:"from,omitempty"` // the dry run that it repeats
+	From         string    `json:"from,omitempty"`    // the dry run that it repeats
+	Rollout      *Rollout  `json:"rollout,omitempty"` // of a dry run: how what it shows will be rolled out; it has no stages itself
+	Concurrency  int       `json:"concurrency"`
+	PerHour      int       `json:"per_hour,omitempty"` // zero is no bound
 	Actor        string    `json:"actor"`
 	Requester    string    `json:"-"` // account id; empty for the app
 	CreatedAt    time.Time `json:"created_at"`
@@ -136,7 +139,9 @@ func New(invocation forge.Invocation, request Request, key string, trace job.Tra
 	if err != nil {
 		return Batch{}, err
 	}
-	request.Actor = actor.Kind
+	if request.From == "" { // else the dry run says
+		request.Actor = actor.Kind
+	}
 	digest, err := job.DigestOf(request, actor)
 	if err != nil {
 		return Batch{}, err

@@ -19,13 +19,14 @@ type Request struct {
 	Title        string          `json:"title,omitempty"` // default: the message's first line
 	Repositories []Target        `json:"repositories,omitempty"`
 	Query        *Query          `json:"query,omitempty"` // in place of a list
-	Actor        forge.ActorKind `json:"actor,omitempty"` // default: the user who calls, else the app
+	Actor        forge.ActorKind `json:"actor,omitempty"` // default: the dry run's with From; else the user who calls, else the app
 	Push         *job.Push       `json:"push,omitempty"`  // its strings may hold {{ expressions }}
 	DryRun       bool            `json:"dry_run,omitempty"`
 
 	From    string  `json:"from,omitempty"`    // a dry run, in place of repositories and push
 	Changed Changed `json:"changed,omitempty"` // what to do where the repository is another than in the dry run; default: refuse
 
+	// With From, each of these is the dry run's unless it is given. A roll-out is given as a whole; an empty one has no stages.
 	Rollout     *Rollout `json:"rollout,omitempty"`
 	Concurrency int      `json:"concurrency,omitempty"` // repositories at once; default 16
 	PerHour     int      `json:"per_hour,omitempty"`    // repositories that begin in an hour; zero is no bound
@@ -57,7 +58,7 @@ const (
 	ChangedApply  Changed = "apply"  // the change is made as it comes out now
 )
 
-// Rollout begins with few repositories.
+// Rollout begins with few repositories. A dry run, which changes nothing, only keeps it for the batch that is started from it.
 type Rollout struct {
 	Canary         Share `json:"canary,omitzero"` // the first ones, which must have ended before others begin
 	Then           Share `json:"then,omitzero"`   // how many may have begun before all others do
@@ -153,7 +154,7 @@ func (r *Request) validate(limits job.Limits) error {
 		return fault.Newf(fault.Invalid, "concurrency: %d is not from 1 to %d", r.Concurrency, maxConcurrency)
 	case r.PerHour < 0 || r.PerHour > maxPerHour:
 		return fault.Newf(fault.Invalid, "per_hour: %d is not from 1 to %d; leave it out for no bound", r.PerHour, maxPerHour)
-	case r.Concurrency == 0:
+	case r.Concurrency == 0 && r.From == "":
 		r.Concurrency = defaultConcurrency
 	}
 	if r.From != "" {

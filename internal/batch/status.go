@@ -90,7 +90,8 @@ func (s *Store) statusOf(read ledger, installation, id string) Status {
 	}
 	status := Status{
 		ID: id, Installation: installation, Title: title, State: State(read.fields["state"]), Reason: read.fields["reason"],
-		DryRun: read.fields["dry"] == "1", From: read.fields["from"], Actor: read.fields["actor"], Requester: requesterOf(read.fields), CreatedAt: read.time("created"), EndedAt: read.time("ended"),
+		DryRun: read.fields["dry"] == "1", From: read.fields["from"], Actor: read.fields["actor"], Requester: requesterOf(read.fields),
+		Rollout: rolloutOf(read), Concurrency: read.number("concurrency"), PerHour: read.number("per_hour"), CreatedAt: read.time("created"), EndedAt: read.time("ended"),
 		Total: read.number("total"), Totals: maps.Clone(read.counts),
 	}
 	status.Totals[Queued] += status.Totals[pending]
@@ -112,10 +113,26 @@ func (s *Store) statusOf(read ledger, installation, id string) Status {
 	return status
 }
 
-// stageOf is nil for a batch without a roll-out.
+// rolloutOf is the roll-out that was asked for; nil for none.
+func rolloutOf(read ledger) *Rollout {
+	share := func(field string) Share {
+		parsed, err := parseShare(read.fields[field])
+		if err != nil {
+			return Share{} // it is not there
+		}
+		return parsed
+	}
+	rollout := Rollout{Canary: share("canary"), Then: share("then"), StopAtFailures: share("stop")}
+	if rollout == (Rollout{}) {
+		return nil
+	}
+	return &rollout
+}
+
+// stageOf is nil for a batch without a roll-out, and for a dry run.
 func stageOf(read ledger) *Stage {
 	canary, then := read.fields["canary"], read.fields["then"]
-	if canary == "" && then == "" || read.fields["resolved"] != "1" {
+	if canary == "" && then == "" || read.fields["dry"] == "1" || read.fields["resolved"] != "1" {
 		return nil
 	}
 	total := read.number("total")

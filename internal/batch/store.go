@@ -199,6 +199,9 @@ func (s *Store) plan(ctx context.Context, b Batch) (plan, error) {
 		if work, title, entries, err = s.repeat(ctx, b); err != nil {
 			return plan{}, err
 		}
+		if err = s.inherit(ctx, &b); err != nil {
+			return plan{}, err
+		}
 	}
 	if title == "" {
 		title, _, _ = strings.Cut(strings.TrimSpace(work.Push.Message), "\n")
@@ -316,6 +319,25 @@ func (s *Store) repeat(ctx context.Context, b Batch) (work spec, title string, e
 		entries = append(entries, each)
 	}
 	return work, title, entries, nil
+}
+
+// inherit completes a batch with what its dry run was asked for: the actor always, the roll-out and the pace where the request has none.
+func (s *Store) inherit(ctx context.Context, b *Batch) error {
+	dry, err := s.ledger(ctx, b.Installation, b.From)
+	if err != nil {
+		return err
+	}
+	actor := actorOf(dry.fields)
+	if b.Request.Actor != "" && b.Request.Actor != actor.Kind {
+		return fault.Newf(fault.Invalid, "actor: the dry run acts as %q, and so does the batch that is started from it; leave actor out, or make another dry run", actor.Kind)
+	}
+	b.Actor = actor
+	if b.Rollout == nil {
+		b.Rollout = rolloutOf(dry)
+	}
+	b.Concurrency = cmp.Or(b.Concurrency, dry.number("concurrency"), defaultConcurrency)
+	b.PerHour = cmp.Or(b.PerHour, dry.number("per_hour"))
+	return nil
 }
 
 // expectOf is what a dry run's job found. Of one whose result is gone nothing can match, so that the repository is left alone.

@@ -33,7 +33,8 @@ end
 
 // takeScript decides what of a batch begins now, and gives those repositories to the caller to queue: it is the one place that knows
 // roll-outs, stops, pauses and rates. Repositories that wait for another attempt do not hold up others, until there are as many of them
-// as may run at once: then the other side has trouble, and more of the same would not help it.
+// as may run at once: then the other side has trouble, and more of the same would not help it. A dry run has no stages and does not stop at
+// failures: it is to show all of them, and the roll-out is that of the batch that is started from it.
 //
 // KEYS: root, gone. ARGV: now, why nothing can begin now (no token) or "", how many at most, oldest creation that may go on.
 // Returns {state}: "none" where there is no such batch, "over" where nothing is left to be done, "stopped" where it has just stopped by
@@ -41,7 +42,7 @@ end
 var takeScript = redis.NewScript(common + `
 local root, now = KEYS[1], tonumber(ARGV[1])
 local have = redis.call('HMGET', root, 'state', 'resolved', 'total', 'concurrency', 'per_hour', 'canary', 'then', 'stop', 'stage', 'accepted', 'created',
-  'tokens', 'filled', 'actor', 'principal')
+  'tokens', 'filled', 'actor', 'principal', 'dry')
 local state = have[1]
 if not state then return {'none'} end
 local function cancel(why)
@@ -72,16 +73,16 @@ if state == 'running' or state == 'resolving' then
 end
 if state ~= 'running' or ARGV[2] ~= '' then return {'going'} end
 
-local total, stage = tonumber(have[3]), tonumber(have[9] or 0)
+local total, stage, dry = tonumber(have[3]), tonumber(have[9] or 0), have[16] == '1'
 local limits = {}
-for _, share in ipairs({have[6] or '', have[7] or ''}) do
+for _, share in ipairs(dry and {} or {have[6] or '', have[7] or ''}) do
   if share ~= '' then limits[#limits + 1] = amount(share, total) end
 end
 limits[#limits + 1] = total
 local begun = total - pending
 local limit = limits[math.min(stage, #limits - 1) + 1]
 local failed = count(root, 'failed') - tonumber(have[10] or 0)
-if have[8] and failed > 0 and failed >= math.max(1, amount(have[8], limit)) then
+if have[8] and not dry and failed > 0 and failed >= math.max(1, amount(have[8], limit)) then
   redis.call('HSET', root, 'state', 'stopped', 'reason', string.format(
     'stopped by itself: %d of the %d repositories of this stage failed, and stop_at_failures is %s; look at the failures, then resume or cancel', failed, limit, have[8]))
   return {'stopped'}

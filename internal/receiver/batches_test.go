@@ -252,7 +252,7 @@ func FuzzBatchRequest(f *testing.F) {
 			}
 			return
 		}
-		if request.Concurrency < 1 || request.Concurrency > 100 || (request.From == "") == (request.Push == nil) {
+		if request.Concurrency < 1 && request.From == "" || request.Concurrency < 0 || request.Concurrency > 100 || (request.From == "") == (request.Push == nil) {
 			t.Fatalf("%+v", request)
 		}
 	})

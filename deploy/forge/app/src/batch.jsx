@@ -5,7 +5,7 @@ import { Link } from "./link.jsx";
 import { usePoll } from "./poll.js";
 import { Progress } from "./progress.jsx";
 import { Repositories } from "./repositories.jsx";
-import { between, count, duration, ended, goesOn, moment, repositories, stateText, sum, tone } from "./text.js";
+import { between, count, duration, ended, goesOn, moment, pushTerms, repositories, stateText, sum, tone } from "./text.js";
 
 // Batch shows one batch while it goes on and after, and what can be done with it.
 export function Batch({ id, go }) {
@@ -163,6 +163,14 @@ function Start({ batch, go }) {
     <section className="panel" aria-labelledby="start">
       <h2 id="start">Start it</h2>
       <p>Nothing was pushed yet. Look at the diffs below; then this pushes what they show, in {repositories(batch.totals?.succeeded ?? 0)}.</p>
+      <dl className="terms">
+        {pushTerms(batch).map(([term, text]) => (
+          <div key={term}>
+            <dt>{term}</dt>
+            <dd>{text}</dd>
+          </div>
+        ))}
+      </dl>
       <Check id="moved" label="Also where the repository has changed since" hint="Else those are skipped, and named." value={moved} set={setMoved} />
       {problem && <Alert>{problem}</Alert>}
       <div className="actions">

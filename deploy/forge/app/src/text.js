@@ -33,3 +33,17 @@ export function stateText(batch) {
   if (batch.state === "finished") return failed > 0 ? `finished, ${count(failed)} failed` : "done";
   return { resolving: "looking for repositories" }[batch.state] ?? batch.state;
 }
+
+// pushTerms are how the batch that is started from a dry run will proceed: it inherits all of this.
+export function pushTerms({ actor, rollout, concurrency, per_hour: perHour }) {
+  const share = (value) => (typeof value === "number" ? repositories(value) : value);
+  const { canary, then, stop_at_failures: stop } = rollout ?? {};
+  const stages = [canary && `${share(canary)} first`, then && (canary ? `up to ${share(then)} next` : `${share(then)} first`)].filter(Boolean);
+  return [
+    ["Roll-out", stages.length > 0 ? `${stages.join(", ")}, then the rest` : "all at once"],
+    ["Stops at failures", !stop ? "never by itself" : typeof stop === "number" ? `${count(stop)} in a stage` : `${stop} of a stage`],
+    ["At the same time", concurrency && repositories(concurrency)],
+    ["Pace", perHour && `${repositories(perHour)} an hour at most`],
+    ["Commits are pushed by", actor === "system" ? "the app" : "you"],
+  ].filter(([, text]) => text);
+}
