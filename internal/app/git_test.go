@@ -35,7 +35,7 @@ func (quiet) Take(context.Context, string, forge.Actor) (forge.OAuthToken, error
 	return forge.OAuthToken{Text: secret.New("t"), ExpiresAt: time.Now().Add(time.Hour)}, nil
 }
 
-func (quiet) Put(context.Context, string, forge.Actor, forge.OAuthToken) (bool, error) {
+func (quiet) Put(context.Context, string, forge.Actor, forge.OAuthToken, time.Time) (bool, error) {
 	return true, nil
 }
 

@@ -69,7 +69,7 @@ func startHousekeeping(t *testing.T) *tended {
 	return k
 }
 
-// furnish gives an installation one of everything: a token, jobs, an archive, a tip.
+// furnish gives an installation one of everything: tokens, one of them refused, jobs, an archive, a tip.
 func (k *tended) furnish(t *testing.T, id string) {
 	t.Helper()
 	ctx := t.Context()
@@ -78,7 +78,16 @@ func (k *tended) furnish(t *testing.T, id string) {
 		ID: "b-" + id, Installation: id, Actor: forge.Actor{Kind: forge.ActorSystem}, CreatedAt: time.Now(), Digest: "d",
 		Request: batch.Request{Push: new(job.Push), Repositories: make([]batch.Target, 2)},
 	})
-	_, putErr := k.vault.Put(ctx, id, forge.Actor{Kind: forge.ActorSystem}, forge.OAuthToken{Text: secret.New("t"), ExpiresAt: time.Now().Add(time.Hour)})
+	token := forge.OAuthToken{ExpiresAt: time.Now().Add(time.Hour)}
+	var tokenErr error
+	for _, text := range []string{"before", "current", "refused"} {
+		token.Text = secret.New(text)
+		_, err := k.vault.Put(ctx, id, forge.Actor{Kind: forge.ActorSystem}, token, time.Time{})
+		tokenErr = errors.Join(tokenErr, err)
+	}
+	tokenErr = errors.Join(tokenErr, k.vault.MarkRefused(ctx, id, forge.Actor{Kind: forge.ActorSystem}, token))
+	token.Text = secret.New("current too")
+	_, putErr := k.vault.Put(ctx, id, forge.Actor{Kind: forge.ActorSystem}, token, time.Time{})
 	for _, name := range []string{"a", "b", "c"} {
 		_, _, err := k.jobs.Enqueue(ctx, job.Job{
 			ID: id + "-" + name, Installation: id, Actor: forge.Actor{Kind: forge.ActorSystem}, Class: job.ClassEvent, CreatedAt: time.Now(), Digest: "d",
@@ -91,7 +100,7 @@ func (k *tended) furnish(t *testing.T, id string) {
 	if err == nil {
 		err = tips.Store(tipcache.Key{Installation: id, Repository: "acme/web"}, nil, nil, nil, nil)
 	}
-	if err := errors.Join(touchErr, batchErr, putErr, artifactErr, err); err != nil {
+	if err := errors.Join(touchErr, batchErr, tokenErr, putErr, artifactErr, err); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -138,6 +147,9 @@ func TestRemovedInstallation(t *testing.T) {
 	}
 	if _, err := k.vault.Take(t.Context(), "gone", forge.Actor{Kind: forge.ActorSystem}); fault.KindOf(err) != fault.Expired {
 		t.Errorf("a token is kept: %v", err)
+	}
+	if keys, err := k.redis.Keys(t.Context(), "gitsmith:{gone}:token*").Result(); err != nil || len(keys) != 0 {
+		t.Errorf("of the tokens are left: %q, %v", keys, err)
 	}
 	if _, archives, _ := k.left(t, "gone"); archives != 1 {
 		t.Error("an archive went before its time")

@@ -1,7 +1,8 @@
 // Package intake takes what Forge delivers and loses none of it: tokens go into the vault, jobs into the queue, and while Redis is
 // away all of it goes, sealed, to a spool on the receiver's own disk, from which it is taken in order when Redis is back.
 //
-// Whatever is taken twice is taken once: a token replaces none that lives longer, and a job's id is its own whatever way it comes.
+// A delivery that is taken twice has the effect of one: a token never replaces one that expires later, or one of equal expiry that
+// arrived later, and a job's id is the same whichever way the job comes.
 package intake
 
 import (
@@ -24,9 +25,9 @@ type Jobs interface {
 	Wake(ctx context.Context, installation string) (int, error)
 }
 
-// Tokens is the vault.
+// Tokens is the vault. Put takes the time of arrival, because tokens from the spool, or replayed after a failover, come late.
 type Tokens interface {
-	Put(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken) (bool, error)
+	Put(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken, arrived time.Time) (bool, error)
 	MarkInstalled(ctx context.Context, installation string) error
 	Forget(ctx context.Context, installation string) error
 }
@@ -193,7 +194,7 @@ func (i *Intake) apply(ctx context.Context, e entry, jobs []job.Job) (taken Take
 	}
 	wake := e.Call.Scheduled
 	for _, token := range e.Tokens {
-		newer, err := i.Tokens.Put(ctx, e.Call.ID, token.Actor, token.oauth())
+		newer, err := i.Tokens.Put(ctx, e.Call.ID, token.Actor, token.oauth(), e.Call.At)
 		if err != nil {
 			return Taken{}, err
 		}

@@ -97,7 +97,7 @@ func (h *house) user() http.Header {
 
 func (h *house) system() http.Header {
 	token := forge.OAuthToken{Text: secret.New(h.token()), ExpiresAt: time.Now().Add(time.Hour)}
-	_, _ = h.tokens.Put(context.Background(), forgetest.Installation, forge.Actor{Kind: forge.ActorSystem}, token)
+	_, _ = h.tokens.Put(context.Background(), forgetest.Installation, forge.Actor{Kind: forge.ActorSystem}, token, time.Time{})
 	return h.Header(forgetest.FITOptions{}, forgetest.Tokens{})
 }
 

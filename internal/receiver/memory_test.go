@@ -25,7 +25,7 @@ type memoryTokens struct {
 	fail      error
 }
 
-func (m *memoryTokens) Put(_ context.Context, installation string, actor forge.Actor, token forge.OAuthToken) (bool, error) {
+func (m *memoryTokens) Put(_ context.Context, installation string, actor forge.Actor, token forge.OAuthToken, _ time.Time) (bool, error) {
 	m.mutex.Lock()
 	defer m.mutex.Unlock()
 	key := fmt.Sprint(installation, actor)

@@ -1,14 +1,20 @@
-// Package vault keeps the OAuth tokens that Forge delivers: one per installation and actor, sealed, the newest only, gone
-// from Redis at its expiry. Jobs name their token by installation and actor and take it when they run, so a token that came
-// later serves a job that was queued earlier.
+// Package vault keeps the OAuth tokens that Forge delivers: per installation and actor the current one and the one before it, sealed,
+// each gone from Redis at its expiry. Jobs name their token by installation and actor and take it when they run, so a token that came
+// later serves a job that was queued earlier. A token is marked, and not used again, if Bitbucket rejected it and accepted the actor's
+// other token for the same work.
 //
-// All keys of an installation carry it as hash tag, so that they share a slot of a Redis Cluster:
+// All keys of an installation carry it as hash tag, so that they share a slot of a Redis Cluster. <actor> is system or user:<principal>:
 //
-//	gitsmith:{<installation>}:token:system             hash: exp (Unix milliseconds), token (sealed)
-//	gitsmith:{<installation>}:token:user:<principal>   the same
+//	gitsmith:{<installation>}:token:<actor>            hash: the current token. exp (Unix milliseconds), token (sealed); id, of, at
+//	gitsmith:{<installation>}:token:before:<actor>     the same for the token before it
+//	gitsmith:{<installation>}:token:refused:<actor>    sorted set: ids of rejected tokens, by expiry
 //	gitsmith:{<installation>}:tokens                   sorted set: which of the above there are, by expiry
 //	gitsmith:{<installation>}:installed                there for some minutes after an install
 //	gitsmith:{<installation>}:gone                     package installation's: there for some minutes after the app was removed
+//
+// id is a hash of the token's text, at is when the token last arrived, and of is the SHA-1 of the sealed token that id and at describe.
+// Older versions read and write only the current token's exp and token, so id and at count only while of matches. Older versions also
+// delete every key that the index names by what follows "token:"; the newer keys are in the index for that reason.
 package vault
 
 import (
@@ -65,32 +71,11 @@ func New(client redis.UniversalClient, keyring *secret.Keyring, options Options)
 	}
 }
 
-// A token is replaced by one that expires later; at the same expiry only where it was sealed by another key, which may be
-// lost by now. The times are Unix milliseconds.
-//
-// KEYS: token, index, gone. ARGV: expiry, sealed token, its key's id with the colon, member of the index, now.
-var keepScript = redis.NewScript(`
-if redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
-local have = redis.call('HMGET', KEYS[1], 'exp', 'token')
-if have[1] and have[2] then
-  local old, new = tonumber(have[1]), tonumber(ARGV[1])
-  if old > new or (old == new and string.sub(have[2], 1, #ARGV[3]) == ARGV[3]) then
-    return 0
-  end
-end
-redis.call('HSET', KEYS[1], 'exp', ARGV[1], 'token', ARGV[2])
-redis.call('PEXPIREAT', KEYS[1], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[5])
-redis.call('ZADD', KEYS[2], ARGV[1], ARGV[4])
-if redis.call('PTTL', KEYS[2]) < tonumber(ARGV[1]) - tonumber(ARGV[5]) then
-  redis.call('PEXPIREAT', KEYS[2], ARGV[1])
-end
-return 1`)
-
-// Put stores a token unless there is one of the actor that lives as long or longer, and reports whether it is there now and was not
-// before. One past its expiry is passed over, and so is a user's that names no user. An installation whose app was removed minutes ago
-// gets none.
-func (v *Vault) Put(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken) (bool, error) {
+// Put stores a token that arrived at the given time (zero: now), and reports whether the actor's current token has changed or now lives
+// longer. The current token is the one that expires last; of two with equal expiry, the one that arrived last. The other place holds the
+// token that was current before, or one that arrived since and expires earlier. Put ignores a token past its expiry, a token marked by
+// MarkRefused, a user's token without a user, and every token for an installation whose app was removed minutes ago.
+func (v *Vault) Put(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken, arrived time.Time) (bool, error) {
 	now := v.now()
 	switch {
 	case installation == "":
@@ -98,33 +83,65 @@ func (v *Vault) Put(ctx context.Context, installation string, actor forge.Actor,
 	case actor.Kind == forge.ActorUser && actor.Principal == "", !token.ExpiresAt.After(now):
 		return false, nil
 	}
-	known := fingerprintOf(installation, actor, token)
-	if v.memory.holds(known, now) {
+	if arrived.IsZero() || arrived.After(now) {
+		arrived = now
+	}
+	place, known := placeOf(installation, actor), fingerprintOf(token)
+	if v.memory.holds(place, known, now) {
 		return false, nil
 	}
 	expiry := strconv.FormatInt(token.ExpiresAt.UnixMilli(), 10)
 	sealed := v.keyring.Seal([]byte(token.Text.Reveal()), sealContext(installation, actor, expiry)...)
-	stored, err := keepScript.Run(ctx, v.redis,
-		[]string{tokenKey(installation, actor), indexKey(installation), goneKey(installation)},
-		expiry, sealed, keyID(sealed)+":", member(actor), now.UnixMilli()).Bool()
+	code, err := v.change(ctx, keepScript, installation, actor,
+		tokenID(installation, actor, token.Text.Reveal()), expiry, sealed, keyID(sealed)+":", arrived.UnixMilli())
 	if err != nil {
 		return false, classify(err, "keep an oauth token")
 	}
-	v.memory.add(known, now)
-	return stored, nil
+	v.memory.add(place, known, now, code == codeCurrent || code == codeBefore)
+	return code == codeCurrent, nil
 }
 
-// Take returns the actor's current token. Without one, or with one that cannot be opened, the error is an Expired fault
+// MarkRefused records that Bitbucket rejected a token and accepted the actor's other token for the same work. The token is removed, is not
+// stored again before its expiry, however often it is delivered, and the other one becomes current. Do not call it because of a 401 alone:
+// Bitbucket also answers 401, to any token, for a repository that does not exist. Calling it twice does no harm.
+func (v *Vault) MarkRefused(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken) error {
+	if !token.ExpiresAt.After(v.now()) {
+		return nil // Redis has dropped it
+	}
+	_, err := v.change(ctx, refuseScript, installation, actor,
+		tokenID(installation, actor, token.Text.Reveal()), strconv.FormatInt(token.ExpiresAt.UnixMilli(), 10))
+	return classify(err, "mark a refused oauth token")
+}
+
+// Take returns the actor's current token or, if that cannot be opened, the one before it. If there is neither, the error is an Expired fault
 // that says how a new one comes. The caller decides how much of its life a token must have left.
 func (v *Vault) Take(ctx context.Context, installation string, actor forge.Actor) (forge.OAuthToken, error) {
-	fields, err := v.redis.HMGet(ctx, tokenKey(installation, actor), "exp", "token").Result()
+	return v.TakeOther(ctx, installation, actor, forge.OAuthToken{})
+}
+
+// TakeOther is Take for a caller who does not want the given token: it returns the first of the actor's two tokens that differs from it.
+func (v *Vault) TakeOther(ctx context.Context, installation string, actor forge.Actor, than forge.OAuthToken) (forge.OAuthToken, error) {
+	keys := []string{tokenKey(installation, actor), beforeKey(installation, actor)}
+	fields, err := takeScript.Run(ctx, v.redis, keys).Slice()
 	if err != nil {
 		return forge.OAuthToken{}, classify(err, "take an oauth token")
 	}
-	expiry, hasExpiry := fields[0].(string)
-	sealed, hasToken := fields[1].(string)
+	for len(fields) >= 2 {
+		token, found := v.open(ctx, installation, actor, fields[0], fields[1])
+		if found && !token.Text.Equal(than.Text) {
+			return token, nil
+		}
+		fields = fields[2:]
+	}
+	return forge.OAuthToken{}, expired(actor)
+}
+
+// open unseals a stored token. found is false if there is none, if it is past its expiry, or if it cannot be opened, which is logged.
+func (v *Vault) open(ctx context.Context, installation string, actor forge.Actor, expiryField, sealedField any) (token forge.OAuthToken, found bool) {
+	expiry, hasExpiry := expiryField.(string)
+	sealed, hasToken := sealedField.(string)
 	if !hasExpiry || !hasToken {
-		return forge.OAuthToken{}, expired(actor)
+		return forge.OAuthToken{}, false
 	}
 	plaintext, err := v.keyring.Open([]byte(sealed), sealContext(installation, actor, expiry)...)
 	milliseconds, numberErr := strconv.ParseInt(expiry, 10, 64)
@@ -132,16 +149,13 @@ func (v *Vault) Take(ctx context.Context, installation string, actor forge.Actor
 		v.logger.ErrorContext(ctx, "a stored oauth token cannot be opened: its sealing key is not in GITSMITH_SEAL_KEYS any more, or it is damaged; it counts as expired",
 			slog.String("key_id", keyID([]byte(sealed))), slog.String("installation", installation),
 			slog.String("actor", string(actor.Kind)), slog.String("error", err.Error()))
-		return forge.OAuthToken{}, expired(actor)
+		return forge.OAuthToken{}, false
 	}
-	token := forge.OAuthToken{Text: secret.New(string(plaintext)), ExpiresAt: time.UnixMilli(milliseconds)}
-	if !token.ExpiresAt.After(v.now()) {
-		return forge.OAuthToken{}, expired(actor)
-	}
-	return token, nil
+	token = forge.OAuthToken{Text: secret.New(string(plaintext)), ExpiresAt: time.UnixMilli(milliseconds)}
+	return token, token.ExpiresAt.After(v.now())
 }
 
-// KEYS: index, the mark of the install, tokens. ARGV: the tokens' members of the index.
+// KEYS: index, the mark of the install, what the index names. ARGV: the members of the index.
 var forgetScript = redis.NewScript(`
 redis.call('DEL', unpack(KEYS, 2))
 if #ARGV > 0 then
@@ -219,6 +233,14 @@ func installedKey(installation string) string { return prefix(installation) + "i
 func goneKey(installation string) string      { return prefix(installation) + "gone" }
 func tokenKey(installation string, actor forge.Actor) string {
 	return prefix(installation) + "token:" + member(actor)
+}
+
+func beforeKey(installation string, actor forge.Actor) string {
+	return prefix(installation) + "token:before:" + member(actor)
+}
+
+func refusedKey(installation string, actor forge.Actor) string {
+	return prefix(installation) + "token:refused:" + member(actor)
 }
 
 // member names the actor among those of its installation.

@@ -55,7 +55,7 @@ func token(text string, life time.Duration) forge.OAuthToken {
 // mustKeep checks what keep reports.
 func mustKeep(t *testing.T, v *Vault, actor forge.Actor, token forge.OAuthToken, want bool) {
 	t.Helper()
-	got, err := v.Put(t.Context(), installation, actor, token)
+	got, err := v.Put(t.Context(), installation, actor, token, time.Time{})
 	if err != nil || got != want {
 		t.Fatalf("keep = %v, %v; want %v", got, err, want)
 	}
@@ -94,7 +94,7 @@ func TestNewestTokenWins(t *testing.T) {
 		mustKeep(t, v, system, token("two hours", 2*time.Hour), true)
 		mustKeep(t, v, system, token("one hour", time.Hour), false)
 		mustTake(t, v, system, "two hours")
-		mustKeep(t, v, system, token("two hours again", 2*time.Hour), false)
+		mustKeep(t, v, system, token("two hours", 2*time.Hour), false)
 		mustTake(t, v, system, "two hours")
 		mustKeep(t, v, system, token("three hours", 3*time.Hour), true)
 		got := mustTake(t, v, system, "three hours")
@@ -137,7 +137,7 @@ func TestNothingWithoutAnOwnerIsKept(t *testing.T) {
 	client := queuetest.Start(t).Client()
 	v := New(client, keyring(t, oldKey), Options{})
 	mustKeep(t, v, forge.Actor{Kind: forge.ActorUser}, token("of nobody", time.Hour), false)
-	if _, err := v.Put(t.Context(), "", system, token("of no installation", time.Hour)); fault.KindOf(err) != fault.Internal {
+	if _, err := v.Put(t.Context(), "", system, token("of no installation", time.Hour), time.Time{}); fault.KindOf(err) != fault.Internal {
 		t.Errorf("no installation: %v, want an Internal fault", err)
 	}
 	if n := client.DBSize(t.Context()).Val(); n != 0 {
@@ -185,7 +185,7 @@ func TestForgetRemovesEverythingOfTheInstallation(t *testing.T) {
 		if err := v.MarkInstalled(ctx, installation); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := v.Put(ctx, "another", system, token("stays", time.Hour)); err != nil {
+		if _, err := v.Put(ctx, "another", system, token("stays", time.Hour), time.Time{}); err != nil {
 			t.Fatal(err)
 		}
 		if err := v.Forget(ctx, installation); err != nil {
@@ -268,13 +268,13 @@ func TestMemoryIsBounded(t *testing.T) {
 	t.Parallel()
 	m := &memory{life: time.Hour}
 	for i := range 5 * memorySize {
-		m.add(fingerprint{byte(i), byte(i >> 8), byte(i >> 16)}, epoch)
+		m.add(fingerprint{byte(i), byte(i >> 8), byte(i >> 16)}, fingerprint{1}, epoch, false)
 		if held := len(m.younger) + len(m.older); held > 2*memorySize {
 			t.Fatalf("%d entries are held", held)
 		}
 	}
 	last := 5*memorySize - 1
-	if !m.holds(fingerprint{byte(last), byte(last >> 8), byte(last >> 16)}, epoch) {
+	if !m.holds(fingerprint{byte(last), byte(last >> 8), byte(last >> 16)}, fingerprint{1}, epoch) {
 		t.Error("the last one is not held")
 	}
 }
@@ -292,7 +292,7 @@ func TestConcurrentDeliveriesLeaveTheNewest(t *testing.T) {
 	for i := range deliveries {
 		group.Go(func() {
 			minutes := (i*37)%deliveries + 1
-			if _, err := vaults[i%2].Put(t.Context(), installation, system, token(fmt.Sprint(minutes), time.Duration(minutes)*time.Minute)); err != nil {
+			if _, err := vaults[i%2].Put(t.Context(), installation, system, token(fmt.Sprint(minutes), time.Duration(minutes)*time.Minute), time.Time{}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -309,7 +309,7 @@ func TestRedisAwayIsUnavailable(t *testing.T) {
 	server.Kill()
 	calls := map[string]func() error{
 		"keep": func() error {
-			_, err := v.Put(t.Context(), installation, ada, token("x", time.Hour))
+			_, err := v.Put(t.Context(), installation, ada, token("x", time.Hour), time.Time{})
 			return err
 		},
 		"Take":              func() error { _, err := v.Take(t.Context(), installation, system); return err },
@@ -371,8 +371,11 @@ func TestExpiredSaysWhatToDo(t *testing.T) {
 
 func TestKeys(t *testing.T) {
 	t.Parallel()
-	got := []string{tokenKey("i", system), tokenKey("i", ada), indexKey("i"), installedKey("i")}
-	want := []string{"gitsmith:{i}:token:system", "gitsmith:{i}:token:user:557058:ada", "gitsmith:{i}:tokens", "gitsmith:{i}:installed"}
+	got := []string{tokenKey("i", system), tokenKey("i", ada), beforeKey("i", ada), refusedKey("i", ada), indexKey("i"), installedKey("i")}
+	want := []string{
+		"gitsmith:{i}:token:system", "gitsmith:{i}:token:user:557058:ada", "gitsmith:{i}:token:before:user:557058:ada",
+		"gitsmith:{i}:token:refused:user:557058:ada", "gitsmith:{i}:tokens", "gitsmith:{i}:installed",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -57,7 +57,7 @@ func (w *Worker) impersonate(ctx context.Context, j job.Job) (forge.OAuthToken, 
 		return forge.OAuthToken{}, fault.Newf(fault.Unavailable,
 			"act as a user: atlassian gave a token for %s, and %s is the least that work begins with; it is tried again", max(left, 0).Round(time.Second), w.TokenMargin)
 	}
-	if _, err := w.Tokens.Put(ctx, j.Installation, j.Actor, token); err != nil {
+	if _, err := w.Tokens.Put(ctx, j.Installation, j.Actor, token, time.Time{}); err != nil {
 		return forge.OAuthToken{}, err
 	}
 	return token, nil

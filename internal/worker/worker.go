@@ -22,7 +22,7 @@ import (
 // Tokens gives the current OAuth token of an actor, an Expired fault where there is none; and keeps one until it expires.
 type Tokens interface {
 	Take(ctx context.Context, installation string, actor forge.Actor) (forge.OAuthToken, error)
-	Put(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken) (bool, error)
+	Put(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken, arrived time.Time) (bool, error)
 }
 
 // Impersonator exchanges the system's token for a user's who is not in session.

@@ -72,7 +72,7 @@ func (w *world) Take(context.Context, string, forge.Actor) (forge.OAuthToken, er
 	return token, nil
 }
 
-func (w *world) Put(_ context.Context, _ string, actor forge.Actor, token forge.OAuthToken) (bool, error) {
+func (w *world) Put(_ context.Context, _ string, actor forge.Actor, token forge.OAuthToken, _ time.Time) (bool, error) {
 	w.calls = append(w.calls, "keep "+actor.Principal)
 	w.tokens = append(w.tokens, token)
 	return true, nil
