@@ -35,9 +35,14 @@ func (quiet) Take(context.Context, string, forge.Actor) (forge.OAuthToken, error
 	return forge.OAuthToken{Text: secret.New("t"), ExpiresAt: time.Now().Add(time.Hour)}, nil
 }
 
+func (quiet) TakeOther(context.Context, string, forge.Actor, forge.OAuthToken) (forge.OAuthToken, error) {
+	return forge.OAuthToken{}, fault.Newf(fault.Expired, "there is no other token")
+}
+
 func (quiet) Put(context.Context, string, forge.Actor, forge.OAuthToken, time.Time) (bool, error) {
 	return true, nil
 }
+func (quiet) MarkRefused(context.Context, string, forge.Actor, forge.OAuthToken) error { return nil }
 
 func (quiet) RecentlyInstalled(context.Context, string) (bool, error) { return false, nil }
 func (quiet) Workspace(context.Context, string) (string, error)       { return "", nil }

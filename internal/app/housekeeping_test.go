@@ -82,12 +82,12 @@ func (k *tended) furnish(t *testing.T, id string) {
 	var tokenErr error
 	for _, text := range []string{"before", "current", "refused"} {
 		token.Text = secret.New(text)
-		_, err := k.vault.Put(ctx, id, forge.Actor{Kind: forge.ActorSystem}, token, time.Time{})
+		_, err := k.vault.Put(ctx, id, theSystem, token, time.Time{})
 		tokenErr = errors.Join(tokenErr, err)
 	}
-	tokenErr = errors.Join(tokenErr, k.vault.MarkRefused(ctx, id, forge.Actor{Kind: forge.ActorSystem}, token))
+	tokenErr = errors.Join(tokenErr, k.vault.MarkRefused(ctx, id, theSystem, token))
 	token.Text = secret.New("current too")
-	_, putErr := k.vault.Put(ctx, id, forge.Actor{Kind: forge.ActorSystem}, token, time.Time{})
+	_, putErr := k.vault.Put(ctx, id, theSystem, token, time.Time{})
 	for _, name := range []string{"a", "b", "c"} {
 		_, _, err := k.jobs.Enqueue(ctx, job.Job{
 			ID: id + "-" + name, Installation: id, Actor: forge.Actor{Kind: forge.ActorSystem}, Class: job.ClassEvent, CreatedAt: time.Now(), Digest: "d",

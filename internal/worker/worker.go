@@ -19,10 +19,14 @@ import (
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
 
-// Tokens gives the current OAuth token of an actor, an Expired fault where there is none; and keeps one until it expires.
+// Tokens is the vault. Take returns an actor's current OAuth token and TakeOther the one to use instead of a given token; both return an
+// Expired fault if there is none. Put stores a token with the time of its arrival (zero: now). MarkRefused takes a token out of use that
+// Bitbucket rejected, while it accepted the actor's other token for the same work.
 type Tokens interface {
 	Take(ctx context.Context, installation string, actor forge.Actor) (forge.OAuthToken, error)
+	TakeOther(ctx context.Context, installation string, actor forge.Actor, than forge.OAuthToken) (forge.OAuthToken, error)
 	Put(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken, arrived time.Time) (bool, error)
+	MarkRefused(ctx context.Context, installation string, actor forge.Actor, token forge.OAuthToken) error
 }
 
 // Impersonator exchanges the system's token for a user's who is not in session.
@@ -213,11 +217,12 @@ func New(config Config) *Worker {
 }
 
 // Process runs one attempt of a job: the token first, so that git is never touched without a live one; then the repository's
-// name; then the clone or the push. The error's kind says what becomes of the job; where a token is at hand that nobody can renew it is
-// a [job.AttemptError] that bounds retries by the token's life.
+// name; then the clone or the push. If Bitbucket rejects the token and the actor has another one, Process repeats the work once with
+// that, which is safe because work done twice has the effect of work done once. The error's kind says what becomes of the job; where a
+// token is at hand that nobody can renew it is a [job.AttemptError] that bounds retries by the token's life.
 func (w *Worker) Process(ctx context.Context, j job.Job) (job.Result, error) {
 	var result job.Result
-	err := w.WithToken(ctx, j, func(token forge.OAuthToken) (err error) {
+	err := w.withToken(ctx, j, func(w *Worker, token forge.OAuthToken) (err error) {
 		result, err = w.run(ctx, j, token)
 		return err
 	})
@@ -227,26 +232,10 @@ func (w *Worker) Process(ctx context.Context, j job.Job) (job.Result, error) {
 	return result, nil
 }
 
-// WithToken does something with the token of a job's actor; its errors are as those of [Worker.Process].
+// WithToken calls do with the token of the job's actor, and once more with the actor's other token if Bitbucket rejects the first. Its
+// errors are as those of [Worker.Process].
 func (w *Worker) WithToken(ctx context.Context, j job.Job, do func(token forge.OAuthToken) error) error {
-	token, err := w.liveToken(ctx, j)
-	if err != nil {
-		return w.judge(ctx, j, w.withoutToken(j, err))
-	}
-	w.Recorder.TokenLife(j.Actor.Kind, token.ExpiresAt.Sub(w.Now()))
-
-	err = do(token)
-	if err == nil {
-		return nil
-	}
-	if errors.Is(err, fault.ErrTokenRefused) && !w.Now().Before(token.ExpiresAt) {
-		return w.outlived(ctx, j, err)
-	}
-	err = w.judge(ctx, j, err)
-	if !j.Impersonate {
-		err = &job.AttemptError{Err: err, RetryUntil: token.ExpiresAt.Add(-w.TokenMargin)}
-	}
-	return err
+	return w.withToken(ctx, j, func(_ *Worker, token forge.OAuthToken) error { return do(token) })
 }
 
 // withoutToken counts a job that had no token.
@@ -277,11 +266,18 @@ func (w *Worker) run(ctx context.Context, j job.Job, token forge.OAuthToken) (jo
 	if err == nil || j.Repository.Resolved() || !maybeRenamed(err) {
 		return result, err
 	}
-	if dropErr := w.Names.DropName(ctx, j.Installation, j.Repository.RepositoryUUID); dropErr != nil || !remembered {
+	dropErr := w.Names.DropName(ctx, j.Installation, j.Repository.RepositoryUUID)
+	if !remembered {
 		return result, err
 	}
+	if dropErr != nil {
+		return job.Result{}, dropErr // it may have a new name; the failure counts only once that is known
+	}
 	renamed, _, resolveErr := w.resolve(ctx, j, token)
-	if resolveErr != nil || renamed == repository {
+	switch kind := fault.KindOf(resolveErr); {
+	case resolveErr != nil && kind != fault.Denied && kind != fault.NotFound:
+		return job.Result{}, resolveErr // for the same reason
+	case resolveErr != nil || renamed == repository:
 		return result, err
 	}
 	return w.work(ctx, j, token, renamed)

@@ -29,6 +29,8 @@ type world struct {
 	calls []string // every touch of git, in order
 
 	tokens    []forge.OAuthToken // taken in turn; the last one stays
+	other     forge.OAuthToken   // beside the current one
+	marked    []string           // as refused
 	recent    bool
 	lockErr   error
 	intentErr error
@@ -70,6 +72,18 @@ func (w *world) Take(context.Context, string, forge.Actor) (forge.OAuthToken, er
 		return token, fault.Newf(fault.Expired, "no token")
 	}
 	return token, nil
+}
+
+func (w *world) TakeOther(_ context.Context, _ string, _ forge.Actor, than forge.OAuthToken) (forge.OAuthToken, error) {
+	if w.other.IsZero() || w.other.Text.Equal(than.Text) {
+		return forge.OAuthToken{}, fault.Newf(fault.Expired, "no other token")
+	}
+	return w.other, nil
+}
+
+func (w *world) MarkRefused(_ context.Context, _ string, _ forge.Actor, token forge.OAuthToken) error {
+	w.marked = append(w.marked, token.Text.Reveal())
+	return nil
 }
 
 func (w *world) Put(_ context.Context, _ string, actor forge.Actor, token forge.OAuthToken, _ time.Time) (bool, error) {
