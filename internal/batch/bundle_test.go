@@ -87,6 +87,8 @@ func newBundle(t *testing.T, client redis.UniversalClient) *bundle {
 type tokens struct {
 	mutex sync.Mutex
 	gone  map[forge.ActorKind]bool
+
+	otherErr error // of taking another token
 }
 
 func newTokens() *tokens { return &tokens{gone: map[forge.ActorKind]bool{}} }
@@ -106,17 +108,27 @@ func (k *tokens) Take(_ context.Context, _ string, actor forge.Actor) (forge.OAu
 	return forge.OAuthToken{Text: secret.New("token"), ExpiresAt: time.Now().Add(30 * 24 * time.Hour)}, nil
 }
 
+// TakeOther gives the one before the current token, unless the current one is the only one.
+func (k *tokens) TakeOther(context.Context, string, forge.Actor, forge.OAuthToken) (forge.OAuthToken, error) {
+	if k.otherErr != nil {
+		return forge.OAuthToken{}, k.otherErr
+	}
+	return forge.OAuthToken{Text: secret.New("other"), ExpiresAt: time.Now().Add(time.Hour)}, nil
+}
+
 // lister is a workspace in pages; an error of a page is given once.
 type lister struct {
 	mutex sync.Mutex
+	by    []string // tokens, in order
 	pages [][]bitbucket.Details
 	fails map[string]error // by page
 	asked []bitbucket.ListSpec
 }
 
-func (l *lister) List(_ context.Context, _ secret.Text, spec bitbucket.ListSpec) (bitbucket.ListPage, error) {
+func (l *lister) List(_ context.Context, token secret.Text, spec bitbucket.ListSpec) (bitbucket.ListPage, error) {
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
+	l.by = append(l.by, token.Reveal())
 	l.asked = append(l.asked, spec)
 	if err := l.fails[spec.Page]; err != nil {
 		delete(l.fails, spec.Page)

@@ -29,9 +29,10 @@ type Queue interface {
 	HaveTasks(ctx context.Context, class job.Class, ids []string) ([]bool, error)
 }
 
-// Tokens gives the current OAuth token of an actor, an Expired fault where there is none.
+// Tokens returns an actor's current OAuth token, or the one to use instead of a given token; an Expired fault if there is none.
 type Tokens interface {
 	Take(ctx context.Context, installation string, actor forge.Actor) (forge.OAuthToken, error)
+	TakeOther(ctx context.Context, installation string, actor forge.Actor, than forge.OAuthToken) (forge.OAuthToken, error)
 }
 
 // DriverConfig is what a [Driver] is made of. Everything is required.

@@ -155,11 +155,7 @@ func (d *Driver) page(ctx context.Context, installation, id string, fields map[s
 		}
 		workspace = "{" + strings.Trim(uuid, "{}") + "}"
 	}
-	token, err := d.Tokens.Take(ctx, installation, actorOf(fields))
-	if err != nil {
-		return bitbucket.ListPage{}, err
-	}
-	found, err := d.Lister.List(ctx, token.Text, bitbucket.ListSpec{
+	found, err := d.list(ctx, installation, actorOf(fields), bitbucket.ListSpec{
 		Workspace: workspace, Project: query.Project, Language: query.Language, MainBranch: query.MainBranch, UpdatedSince: query.UpdatedSince,
 		Page: fields["cursor"],
 	})
