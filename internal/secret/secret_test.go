@@ -2,6 +2,8 @@ package secret_test
 
 import (
 	"bytes"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -124,6 +126,82 @@ func TestKeyringBinds(t *testing.T) {
 	for _, short := range []string{"", "a", "a:", "a:x", ":"} {
 		if _, err := ring.Open([]byte(short), "one", "two"); !errors.Is(err, secret.ErrOpen) {
 			t.Errorf("%q: %v", short, err)
+		}
+	}
+}
+
+// TestAuthenticateRotation: the first key makes the code, every key verifies it, and a ring without the key rejects it.
+func TestAuthenticateRotation(t *testing.T) {
+	t.Parallel()
+	old, both, newest := ring(t, "a:"+key(1)), ring(t, "b:"+key(2)+",a:"+key(1)), ring(t, "b:"+key(2))
+	code := old.Authenticate("purpose", "one", "two")
+	if len(code) != 43 || code != ring(t, "renamed:"+key(1)).Authenticate("purpose", "one", "two") {
+		t.Errorf("%q is not what the key alone determines", code)
+	}
+	if !old.Authentic(code, "purpose", "one", "two") || !both.Authentic(code, "purpose", "one", "two") || newest.Authentic(code, "purpose", "one", "two") {
+		t.Error("the wrong rings verify the code")
+	}
+	if both.Authenticate("purpose", "one", "two") != newest.Authenticate("purpose", "one", "two") {
+		t.Error("another key than the first made the code")
+	}
+}
+
+// TestAuthenticateKnownAnswer: pushed commits carry codes, which later versions must verify.
+func TestAuthenticateKnownAnswer(t *testing.T) {
+	t.Parallel()
+	const want = "s2-xSFWRT45Lco_7kpzjyhsNF6-6W7WO7KuQBBT5okw" // computed without this package, from RFC 5869 and RFC 2104
+	if got := ring(t, "a:"+key(1)).Authenticate("commit", "installation", "job"); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestAuthenticBinds(t *testing.T) {
+	t.Parallel()
+	ring := ring(t, "a:"+key(1))
+	code := ring.Authenticate("purpose", "one", "two")
+	for name, tc := range map[string]struct {
+		code, purpose string
+		context       []string
+	}{
+		"another purpose": {code, "purpos", []string{"one", "two"}}, "moved into the purpose": {code, `purpose","one`, []string{"two"}},
+		"other": {code, "purpose", []string{"one", "three"}}, "fewer": {code, "purpose", []string{"one"}}, "more": {code, "purpose", []string{"one", "two", ""}},
+		"joined": {code, "purpose", []string{"one,two"}}, "quoted": {code, "purpose", []string{`one","two`}},
+		"truncated": {code[:42], "purpose", []string{"one", "two"}}, "empty": {"", "purpose", []string{"one", "two"}},
+		"padded": {code + "=", "purpose", []string{"one", "two"}}, "longer": {code + "A", "purpose", []string{"one", "two"}},
+		"upper case": {strings.ToUpper(code), "purpose", []string{"one", "two"}},
+	} {
+		if ring.Authentic(tc.code, tc.purpose, tc.context...) {
+			t.Errorf("%s: authentic", name)
+		}
+	}
+	for i := range code {
+		damaged := []byte(code)
+		damaged[i] ^= 1
+		if ring.Authentic(string(damaged), "purpose", "one", "two") {
+			t.Fatalf("character %d changed: authentic", i)
+		}
+	}
+}
+
+// TestKeyringNeverPrints: formatting a ring shows neither its keys nor what is derived from them.
+func TestKeyringNeverPrints(t *testing.T) {
+	t.Parallel()
+	sealing := bytes.Repeat([]byte{'k'}, secret.KeySize)
+	derived, err := hkdf.Key(sha256.New, sealing, nil, "github.com/gitsmith/gitsmith/internal/secret: authentication codes, version 1", 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring := ring(t, "a:"+base64.StdEncoding.EncodeToString(sealing))
+	var out bytes.Buffer
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+		fmt.Fprintf(&out, verb+"\n", ring)
+		fmt.Fprintf(&out, verb+"\n", *ring)
+	}
+	for _, key := range [][]byte{sealing, derived} {
+		for _, form := range []string{string(key), fmt.Sprintf("%x", key), strings.Trim(fmt.Sprintf("%d", key), "[]")} {
+			if strings.Contains(out.String(), form) {
+				t.Errorf("%q is in the output", form)
+			}
 		}
 	}
 }
