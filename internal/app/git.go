@@ -16,15 +16,24 @@ import (
 
 // The adapters below say gitrepo's, repolock's and artifact's words to the worker, which knows none of the three.
 
-type gitAdapter struct{ client *gitrepo.Client }
+type gitAdapter struct {
+	client *gitrepo.Client
+	keys   *secret.Keyring // make and verify the proofs that commits carry
+}
 
 func (g gitAdapter) Open(installation string, repository bitbucket.Repository, token secret.Text) worker.Remote {
-	return remoteAdapter{g.client, gitrepo.Remote{Repository: repository, Token: token, Installation: installation}}
+	return remoteAdapter{g.client, gitrepo.Remote{Repository: repository, Token: token, Installation: installation}, g.keys}
 }
 
 type remoteAdapter struct {
 	client *gitrepo.Client
 	remote gitrepo.Remote
+	keys   *secret.Keyring
+}
+
+// mark adds what the worker does not know: the remote's installation and the process's keys.
+func (r remoteAdapter) mark(mark worker.Mark) gitrepo.Mark {
+	return gitrepo.Mark{Installation: r.remote.Installation, Job: mark.Job, Branch: mark.Branch, Keys: r.keys, Intended: mark.Intended}
 }
 
 func (r remoteAdapter) Tip(ctx context.Context, branch string) (string, bool, error) {
@@ -40,22 +49,29 @@ func (r remoteAdapter) Snapshot(ctx context.Context, ref string, need worker.Nee
 	if err != nil {
 		return nil, err
 	}
-	return snapshotAdapter{snapshot}, nil
+	return snapshotAdapter{snapshot, r}, nil
 }
 
 func (r remoteAdapter) Push(ctx context.Context, branch, old string, commit worker.Commit) error {
 	return r.client.Push(ctx, r.remote, gitrepo.PushSpec{Branch: branch, Old: old, Commit: commit.(*gitrepo.Commit)})
 }
 
-func (r remoteAdapter) FindJob(ctx context.Context, branch, jobID, since string) (string, bool, error) {
-	return r.client.FindJob(ctx, r.remote, branch, jobID, since)
+func (r remoteAdapter) FindJob(ctx context.Context, mark worker.Mark, since string) (string, bool, error) {
+	return r.client.FindJob(ctx, r.remote, r.mark(mark), since)
 }
 
-type snapshotAdapter struct{ *gitrepo.Snapshot }
+type snapshotAdapter struct {
+	*gitrepo.Snapshot
+	of remoteAdapter
+}
+
+func (s snapshotAdapter) MadeBy(mark worker.Mark) (string, bool) {
+	return s.Snapshot.MadeBy(s.of.mark(mark))
+}
 
 func (s snapshotAdapter) Build(ctx context.Context, changes []edit.FileChange, spec worker.CommitSpec) (worker.Commit, error) {
 	return s.Snapshot.Build(ctx, changes, gitrepo.CommitSpec{
-		Message: spec.Message, AuthorName: spec.Author.Name, AuthorEmail: spec.Author.Email, Time: spec.Time, JobID: spec.JobID,
+		Message: spec.Message, AuthorName: spec.Author.Name, AuthorEmail: spec.Author.Email, Time: spec.Time, Mark: s.of.mark(spec.Mark),
 	})
 }
 

@@ -72,6 +72,7 @@ func (forgetful) Release(context.Context) error                          { retur
 type bench struct {
 	t      *testing.T
 	server *gittest.Server
+	client *gitrepo.Client
 	store  *artifact.Store
 	config worker.Config
 }
@@ -108,12 +109,14 @@ func newBench(t *testing.T, files map[string]string) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	return &bench{t: t, server: server, store: store, config: worker.Config{
+	b := &bench{t: t, server: server, client: client, store: store, config: worker.Config{
 		Tokens: quiet{}, Installs: quiet{}, Installations: quiet{}, Impersonator: quiet{}, Names: quiet{}, Budget: quiet{}, Locker: quiet{},
-		REST: quiet{}, Recorder: quiet{}, Git: gitAdapter{client}, Artifacts: artifactAdapter{store}, Logger: slog.New(slog.DiscardHandler),
+		REST: quiet{}, Recorder: quiet{}, Artifacts: artifactAdapter{store}, Logger: slog.New(slog.DiscardHandler),
 		Limits: edit.DefaultLimits(), TokenMargin: time.Minute, ArtifactTTL: time.Hour, TempDir: client.TempFolder(),
 		Author: job.Author{Name: "Gitsmith", Email: "g@example.com"},
 	}}
+	b.sealedBy("k")
+	return b
 }
 
 func (b *bench) try(id string, push job.Push) (*job.PushResult, error) {

@@ -101,7 +101,7 @@ func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbuck
 		Tokens: b.vault, Installs: b.vault, Installations: b.installations, Names: b.installations,
 		Impersonator: forge.NewImpersonator(forge.ImpersonatorConfig{URL: settings.GraphQLURL, ContextID: settings.ContextID}),
 		Budget:       budget.New(b.redis, budget.Options{GitPerHour: settings.GitBudget, ExchangesPerMinute: exchangesPerMinute}),
-		Locker:       lockerAdapter{b.locker(settings.Retention)}, Git: gitAdapter{git},
+		Locker:       lockerAdapter{b.locker(settings.Retention)}, Git: gitAdapter{git, settings.Keyring},
 		Artifacts: artifactAdapter{b.artifacts}, REST: rest, Recorder: recorder{b.metrics}, Logger: b.logger,
 		Limits: editLimits(settings.Common), TokenMargin: settings.TokenMargin, ArtifactTTL: settings.ArtifactTTL, MaxRepository: settings.MaxRepository,
 		TempDir: git.TempFolder(), Recipes: recipes,

@@ -96,7 +96,7 @@ func build(ctx context.Context, snapshot *gitrepo.Snapshot, changes []edit.Chang
 		return nil, err
 	}
 	commit, err := snapshot.Build(ctx, applied, gitrepo.CommitSpec{
-		Message: "one line", AuthorName: "Bench", AuthorEmail: "bench@example.com", Time: time.Now(), JobID: "bench-" + word,
+		Message: "one line", AuthorName: "Bench", AuthorEmail: "bench@example.com", Time: time.Now(), Mark: gitrepo.Mark{Job: "bench-" + word},
 	})
 	if err == nil && commit.Unchanged() {
 		err = fmt.Errorf("replacing the first word by %q changed nothing", word)

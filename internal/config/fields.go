@@ -30,7 +30,7 @@ func (c *Common) fields(opsAddr string) []field {
 		},
 		{
 			name: "GITSMITH_SEAL_KEYS", required: true, secret: true, set: into(&c.Keyring, secret.ParseKeyring),
-			meaning: "`id:base64 of 32 bytes`, comma between several; the first seals, all open",
+			meaning: "`id:base64 of 32 bytes`, comma between several; the first seals and proves commits, all open and verify",
 		},
 		{name: "GITSMITH_OPS_ADDR", fallback: opsAddr, set: into(&c.OpsAddr, address), meaning: "private listener: health, metrics, dashboard"},
 		{

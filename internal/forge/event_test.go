@@ -115,13 +115,14 @@ func TestMayBeOurs(t *testing.T) {
 	t.Parallel()
 	const trailer = `"commits":[{"message":{"value":"m\n\nForge-Job: 1","truncated":false}}]`
 	for push, want := range map[string]bool{
-		`{"ref":"main","mainbranch":true,"after":"a",` + trailer + `}`:                                               true,
-		`{"ref":"main","mainbranch":true,"after":"a","commits":[]}`:                                                  true,
-		`{"ref":"main","mainbranch":true,"after":"a","commits":[{"message":{"value":"cut","truncated":true}}]}`:      true,
-		`{"ref":"main","mainbranch":true,"after":"a","commits":[{"message":{"value":"by hand","truncated":false}}]}`: false,
-		`{"ref":"main","mainbranch":true,"before":"a","closed":true,"commits":[]}`:                                   false,
-		`{"ref":"v1","created":true,"after":"a"}`:                                                                    false,
-		`{"ref":"v1","created":true,"after":"a","message":{"value":"Forge-Job: 1","truncated":false}}`:               false,
+		`{"ref":"main","mainbranch":true,"after":"a",` + trailer + `}`:                                                                               true,
+		`{"ref":"main","mainbranch":true,"after":"a","commits":[{"message":{"value":"m\n\nForge-Job: 1\nForge-Job-Proof: c\n","truncated":false}}]}`: true,
+		`{"ref":"main","mainbranch":true,"after":"a","commits":[]}`:                                                                                  true,
+		`{"ref":"main","mainbranch":true,"after":"a","commits":[{"message":{"value":"cut","truncated":true}}]}`:                                      true,
+		`{"ref":"main","mainbranch":true,"after":"a","commits":[{"message":{"value":"by hand","truncated":false}}]}`:                                 false,
+		`{"ref":"main","mainbranch":true,"before":"a","closed":true,"commits":[]}`:                                                                   false,
+		`{"ref":"v1","created":true,"after":"a"}`:                                                                                                    false,
+		`{"ref":"v1","created":true,"after":"a","message":{"value":"Forge-Job: 1","truncated":false}}`:                                               false,
 	} {
 		event, err := forge.ParseEvent([]byte(`{"eventType":"avi:bitbucket:push:repository","push":` + push + `}`))
 		if err != nil || event.MayBeOurs() != want {

@@ -24,7 +24,7 @@ type CommitSpec struct {
 	AuthorName  string // of author and committer
 	AuthorEmail string
 	Time        time.Time // written in UTC, to the second
-	JobID       string    // for the trailer Forge-Job
+	Mark        Mark      // identifies the commit later
 }
 
 // Commit is a commit that was built and is not at the server yet.
@@ -71,7 +71,7 @@ func (s *Snapshot) Build(ctx context.Context, changes []edit.FileChange, spec Co
 		return b.commit, nil
 	}
 	signature := object.Signature{Name: spec.AuthorName, Email: spec.AuthorEmail, When: spec.Time.UTC().Truncate(time.Second)}
-	commit := object.Commit{Author: signature, Committer: signature, Message: withTrailer(spec.Message, spec.JobID), TreeHash: root}
+	commit := object.Commit{Author: signature, Committer: signature, Message: withTrailers(spec.Message, spec.Mark.trailers(b.commit.parent, root)), TreeHash: root}
 	if s.objects != nil {
 		commit.ParentHashes = []plumbing.Hash{b.commit.parent}
 	}
@@ -208,24 +208,17 @@ func (b *builder) add(kind plumbing.ObjectType, content []byte) plumbing.Hash {
 	return hash
 }
 
-const trailerKey = "Forge-Job"
-
 var trailerLine = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]*: ?\S`)
 
-// withTrailer ends a message in the job's trailer (git-interpret-trailers(1)): in the block of trailers that ends the message,
-// or in one of its own. Line ends become git's, and white space at the end goes.
-func withTrailer(message, jobID string) string {
+// withTrailers ends a message in trailers (git-interpret-trailers(1)): in the block of trailers that ends the message, or in one
+// of its own. Line ends become git's, and white space at the end goes.
+func withTrailers(message string, trailers []string) string {
 	message = strings.TrimSpace(strings.ReplaceAll(message, "\r\n", "\n"))
 	separator := "\n\n"
 	if _, last, found := cutLast(message, "\n\n"); found && allTrailers(last) {
 		separator = "\n"
 	}
-	return message + separator + trailerKey + ": " + jobID + "\n"
-}
-
-func hasTrailer(message, jobID string) bool {
-	_, last, _ := cutLast(strings.TrimSpace(message), "\n\n")
-	return slices.Contains(strings.Split(last, "\n"), trailerKey+": "+jobID)
+	return message + separator + strings.Join(trailers, "\n") + "\n"
 }
 
 func allTrailers(paragraph string) bool {

@@ -94,7 +94,7 @@ func (b *bench) cli(args ...string) string {
 var remote = gitrepo.Remote{Repository: bitbucket.Repository{Workspace: "acme", Slug: "web"}, Token: secret.New(canary)}
 
 func spec(id string) gitrepo.CommitSpec {
-	return gitrepo.CommitSpec{Message: "Change", AuthorName: "A", AuthorEmail: "a@example.com", Time: time.Unix(1767225600, 0), JobID: id}
+	return gitrepo.CommitSpec{Message: "Change", AuthorName: "A", AuthorEmail: "a@example.com", Time: time.Unix(1767225600, 0), Mark: markOf("main", id)}
 }
 
 func put(path, content string) edit.FileChange {
@@ -112,7 +112,9 @@ func (b *bench) push(ctx context.Context, branch string, changes ...edit.FileCha
 			b.t.Error(err)
 		}
 	}()
-	commit, err := snapshot.Build(ctx, changes, spec("j1"))
+	said := spec("j1")
+	said.Mark.Branch = branch
+	commit, err := snapshot.Build(ctx, changes, said)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/object"
 
 	"github.com/gitsmith/gitsmith/internal/packstream"
 	"github.com/gitsmith/gitsmith/internal/tipcache"
@@ -208,11 +209,11 @@ func (o *objects) drop() error {
 	return errors.Join(errs...)
 }
 
-// FindJob looks for the commit that a job made on a branch, among those that came after since; where since is empty, among the
-// last fifty. It recognises the trailer Forge-Job.
-func (c *Client) FindJob(ctx context.Context, remote Remote, branch, jobID, since string) (commit string, found bool, err error) {
+// FindJob looks for the commit that a job made on the mark's branch, among those that came after since; where since is empty, among the
+// last fifty.
+func (c *Client) FindJob(ctx context.Context, remote Remote, mark Mark, since string) (commit string, found bool, err error) {
 	op := reading(remote)
-	name := "refs/heads/" + branch
+	name := "refs/heads/" + mark.Branch
 	l, err := c.list(ctx, remote, op, []string{name})
 	if err != nil {
 		return "", false, err
@@ -231,7 +232,7 @@ func (c *Client) FindJob(ctx context.Context, remote Remote, branch, jobID, sinc
 	if err != nil {
 		return "", false, packFault(ctx, op, err)
 	}
-	hash, err := searchTrailer(commitReader{p}, tip, jobID)
+	hash, err := searchCommits(commitReader{p}, tip, mark.made)
 	if err = errors.Join(err, p.close()); err != nil {
 		return "", false, packFault(ctx, op, err)
 	}
@@ -263,8 +264,8 @@ func (r commitReader) EncodedObject(_ plumbing.ObjectType, hash plumbing.Hash) (
 	}
 }
 
-// searchTrailer walks from tip through the commits that there are.
-func searchTrailer(objects objectReader, tip plumbing.Hash, jobID string) (string, error) {
+// searchCommits walks from tip through the commits that there are, to the first that is wanted.
+func searchCommits(objects objectReader, tip plumbing.Hash, wanted func(*object.Commit) bool) (string, error) {
 	seen, queue := map[plumbing.Hash]bool{tip: true}, []plumbing.Hash{tip}
 	for len(queue) > 0 && len(seen) < searchLimit {
 		hash := queue[0]
@@ -276,7 +277,7 @@ func searchTrailer(objects objectReader, tip plumbing.Hash, jobID string) (strin
 		if err != nil {
 			return "", err
 		}
-		if hasTrailer(commit.Message, jobID) {
+		if wanted(commit) {
 			return hash.String(), nil
 		}
 		for _, parent := range commit.ParentHashes {

@@ -85,7 +85,7 @@ func TestFindJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	for id, want := range map[string]bool{"j1": true, "j": false, "j2": false} {
-		if parent, made := tip.MadeBy(id); made != want || made && parent != since {
+		if parent, made := tip.MadeBy(markOf("main", id)); made != want || made && parent != since {
 			t.Errorf("made by %s: %t on %q", id, made, parent)
 		}
 	}
@@ -108,7 +108,7 @@ func TestFindJob(t *testing.T) {
 		"since after it":           {"main", "j1", made.Hash(), ""},
 		"no such branch":           {"topic", "j1", since, ""},
 	} {
-		got, found, err := b.client.FindJob(t.Context(), remote, tc.branch, tc.id, tc.since)
+		got, found, err := b.client.FindJob(t.Context(), remote, markOf(tc.branch, tc.id), tc.since)
 		if err != nil || got != tc.want || found != (tc.want != "") {
 			t.Errorf("%s: %q %t %v, want %q", name, got, found, err, tc.want)
 		}

@@ -284,15 +284,16 @@ func TestTrailerIsWhatGitWrites(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		proof := s.cli("log", "-1", "--format=%(trailers:key=Forge-Job-Proof,valueonly,separator=)", "main")
 		want, err := gittest.Git(context.Background(), "", strings.NewReader(strings.TrimSpace(strings.ReplaceAll(message, "\r\n", "\n"))+"\n"),
-			"interpret-trailers", "--trailer", "Forge-Job: "+spec.JobID)
+			"interpret-trailers", "--trailer", "Forge-Job: "+spec.Mark.Job, "--trailer", "Forge-Job-Proof: "+proof)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got := s.cli("log", "-1", "--format=%B", "main"); strings.TrimSpace(got) != strings.TrimSpace(want) {
 			t.Errorf("%q becomes\n%q, git makes\n%q", message, got, want)
 		}
-		if found := s.cli("log", "-1", "--format=%(trailers:key=Forge-Job,valueonly)", "main"); strings.TrimSpace(found) != spec.JobID {
+		if found := s.cli("log", "-1", "--format=%(trailers:key=Forge-Job,valueonly)", "main"); strings.TrimSpace(found) != spec.Mark.Job || len(proof) != 43 {
 			t.Errorf("%q: git finds the trailer %q", message, found)
 		}
 	}

@@ -23,8 +23,7 @@ type Snapshot struct {
 	client  *Client
 	objects *objects      // nil in an empty repository
 	root    plumbing.Hash // the tip's tree
-	message string        // the tip's commit's
-	parents []plumbing.Hash
+	commit  *object.Commit
 	way     Way
 	want    Want
 	meta    cached // as the tip cache had it
@@ -57,7 +56,7 @@ func (s *Snapshot) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.root, s.message, s.parents = commit.TreeHash, commit.Message, commit.ParentHashes
+	s.root, s.commit = commit.TreeHash, commit
 	_, err = o.tree(ctx, s.root)
 	return err
 }
@@ -73,13 +72,13 @@ func (s *Snapshot) Commit() string {
 	return s.objects.tip.commit.String()
 }
 
-// MadeBy reports whether the tip is the commit that a job made, by its trailer, and that commit's parent, empty for none.
-func (s *Snapshot) MadeBy(jobID string) (parent string, made bool) {
-	if s.objects == nil || !hasTrailer(s.message, jobID) {
+// MadeBy reports whether the tip is a commit that the job made, and that commit's parent, empty for none.
+func (s *Snapshot) MadeBy(mark Mark) (parent string, made bool) {
+	if s.objects == nil || !mark.made(s.commit) {
 		return "", false
 	}
-	if len(s.parents) > 0 {
-		parent = s.parents[0].String()
+	if hash := parentOf(s.commit); !hash.IsZero() {
+		parent = hash.String()
 	}
 	return parent, true
 }

@@ -175,7 +175,7 @@ func TestEventsThatMakeNoJob(t *testing.T) {
 func ownCommit(event map[string]any) {
 	push := event["push"].(map[string]any)
 	push["after"] = strings.Repeat("0d", 20)
-	push["commits"].([]any)[0].(map[string]any)["message"] = map[string]any{"value": "Change\n\nForge-Job: 1\n"}
+	push["commits"].([]any)[0].(map[string]any)["message"] = map[string]any{"value": "Change\n\nForge-Job: 1\nForge-Job-Proof: " + strings.Repeat("A", 43) + "\n"}
 }
 
 // TestATrailerIsNoProof: anybody can write the line that our commits end in.

@@ -256,7 +256,11 @@ func (h *rehearsal) pushed(name string, each member, tree string) {
 	if parent, main := h.in(name, "rev-parse", branch+"^"), h.in(name, "rev-parse", "main"); parent != main {
 		h.t.Errorf("%s: the commit is on %s, not on main", name, parent)
 	}
-	message := fmt.Sprintf("Owners of acme/%s\n\nteam%s, %s\n\nForge-Job: %s", name, i, i, each.Job)
+	proof := h.in(name, "log", "-1", "--format=%(trailers:key=Forge-Job-Proof,valueonly,separator=)", branch)
+	if len(proof) != 43 {
+		h.t.Errorf("%s: the proof is %q", name, proof)
+	}
+	message := fmt.Sprintf("Owners of acme/%s\n\nteam%s, %s\n\nForge-Job: %s\nForge-Job-Proof: %s", name, i, i, each.Job, proof)
 	if got := strings.TrimSpace(h.in(name, "log", "-1", "--format=%B", branch)); got != message {
 		h.t.Errorf("%s: %s", name, cmp.Diff(message, got))
 	}

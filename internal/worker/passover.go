@@ -16,7 +16,7 @@ const MaxDiff = 256 << 10
 
 // passOver decides whether a push does anything on the tip that was read: a result where it does not, which is that it was skipped
 // unless the job's own commit is on the branch already.
-func (w *Worker) passOver(ctx context.Context, j job.Job, remote Remote, base Snapshot, created bool) (*job.PushResult, error) {
+func (w *Worker) passOver(ctx context.Context, j job.Job, remote Remote, base Snapshot, mark Mark, created bool) (*job.PushResult, error) {
 	push := j.Push
 	if push.HasFile != "" {
 		if _, found, err := base.Entry(ctx, push.HasFile); err != nil {
@@ -31,7 +31,7 @@ func (w *Worker) passOver(ctx context.Context, j job.Job, remote Remote, base Sn
 		return nil, nil
 	}
 	if !created && !push.DryRun {
-		if own, err := ownCommit(ctx, j, remote, base, inTheWay); own != nil || err != nil {
+		if own, err := ownCommit(ctx, j, remote, base, mark, inTheWay); own != nil || err != nil {
 			return own, err
 		}
 	}
@@ -46,12 +46,12 @@ func (w *Worker) passOver(ctx context.Context, j job.Job, remote Remote, base Sn
 }
 
 // ownCommit finds what an earlier run of the job pushed and others have pushed on since, where no intent tells of it any more.
-func ownCommit(ctx context.Context, j job.Job, remote Remote, base Snapshot, created bool) (*job.PushResult, error) {
+func ownCommit(ctx context.Context, j job.Job, remote Remote, base Snapshot, mark Mark, created bool) (*job.PushResult, error) {
 	since := ""
 	if j.Push.Expect != nil {
 		since = j.Push.Expect.Parent
 	}
-	commit, found, err := remote.FindJob(ctx, j.Push.Branch, j.ID, since)
+	commit, found, err := remote.FindJob(ctx, mark, since)
 	if err != nil || !found {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func (w *Worker) dryRun(ctx context.Context, j job.Job, repository bitbucket.Rep
 		if err != nil {
 			return err
 		}
-		_, result, err = w.build(ctx, j, w.Git.Open(j.Installation, repository, token.Text))
+		_, result, err = w.build(ctx, j, w.Git.Open(j.Installation, repository, token.Text), markOf(j))
 		return err
 	})
 	if err != nil {

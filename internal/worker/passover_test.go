@@ -1,6 +1,7 @@
 package worker_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -8,9 +9,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/secret"
 	"github.com/gitsmith/gitsmith/internal/worker"
 )
 
@@ -41,7 +44,9 @@ func passOverCases() map[string]passOverCase {
 			job: func(p *job.Push) { p.HasFile = "same" }, want: pushed, calls: readMain + sent,
 		},
 		"it lacks the file": {
-			job:  func(p *job.Push) { p.HasFile, p.PullRequest = "go.mod", &job.PullRequest{Title: "t"} },
+			job: func(p *job.Push) {
+				p.HasFile, p.PullRequest = "go.mod", &job.PullRequest{Title: "t", Destination: "stable"}
+			},
 			want: job.PushResult{Branch: "main", Skipped: "there is no go.mod"}, calls: readMain + ", release",
 		},
 		"the base of a new branch lacks it": {
@@ -178,7 +183,7 @@ func TestDryRun(t *testing.T) {
 	t.Parallel()
 	dry := func(change func(*job.Push)) func(*job.Job) {
 		return func(j *job.Job) {
-			j.Push.DryRun, j.Push.PullRequest = true, &job.PullRequest{Title: "t"}
+			j.Push.DryRun, j.Push.PullRequest = true, &job.PullRequest{Title: "t", Destination: "stable"}
 			if change != nil {
 				change(j.Push)
 			}
@@ -294,4 +299,52 @@ func TestHasFileIsLookedForDeep(t *testing.T) {
 			t.Errorf("%s and %+v: %d levels, want %d", tc.hasFile, tc.change, w.treeDepth, tc.want)
 		}
 	}
+}
+
+// TestSearchesKnowTheIntent: each search for the job's own commit knows the intended one, which needs no proof.
+func TestSearchesKnowTheIntent(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		intended string // branch
+		push     func(*job.Push)
+		want     worker.Mark
+	}{
+		"in the history":             {"main", func(*job.Push) {}, worker.Mark{Job: "j1", Branch: "main", Intended: "on-c1"}},
+		"in the history, passing by": {"main", func(p *job.Push) { p.Expect = &job.Expect{Parent: "c1", Tree: "t"} }, worker.Mark{Job: "j1", Branch: "main", Intended: "on-c1"}},
+		"intended for another branch": {"other", func(p *job.Push) { p.Expect = &job.Expect{Parent: "c1", Tree: "t"} }, worker.Mark{
+			Job: "j1", Branch: "main",
+		}},
+	} {
+		w := newWorld()
+		w.branches["main"], w.intents["j1"] = "c9", worker.Intent{Branch: tc.intended, Commit: "on-c1", Parent: "c1"}
+		if _, err := w.worker().Process(t.Context(), pushJob(func(j *job.Job) { tc.push(j.Push) })); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if w.searched != tc.want {
+			t.Errorf("%s: searched for %+v", name, w.searched)
+		}
+	}
+	// The branch moves between the look at its tip and the reading: the tip that is read is the intended commit.
+	w := newWorld()
+	w.intents["j1"] = worker.Intent{Branch: "main", Commit: "on-c1", Parent: "c1"}
+	intended := w.worker()
+	intended.Git = movesBeforeReading{w}
+	done, err := intended.Process(t.Context(), pushJob(nil))
+	if err != nil || done.Push.Commit != "on-c1" || done.Push.Parent != "c0" {
+		t.Errorf("%+v, %v", done.Push, err)
+	}
+}
+
+// movesBeforeReading lets the job's earlier push arrive right before a tip is read.
+type movesBeforeReading struct{ *world }
+
+func (m movesBeforeReading) Open(_ string, repository bitbucket.Repository, _ secret.Text) worker.Remote {
+	return movingRemote{&remote{m.world, repository}}
+}
+
+type movingRemote struct{ *remote }
+
+func (m movingRemote) Snapshot(ctx context.Context, ref string, need worker.Need) (worker.Snapshot, error) {
+	m.branches["main"] = "on-c1"
+	return m.remote.Snapshot(ctx, ref, need)
 }

@@ -81,7 +81,7 @@ func (w *Worker) afterTheEnd(ctx context.Context, j job.Job, repository bitbucke
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if token, err := w.liveToken(ctx, j); err == nil {
-		if done, err := w.alreadyPushed(ctx, j, w.Git.Open(j.Installation, repository, token.Text), lock); err == nil && done != nil {
+		if done, _, err := w.alreadyPushed(ctx, j, w.Git.Open(j.Installation, repository, token.Text), lock); err == nil && done != nil {
 			return done, nil
 		}
 	}
@@ -95,10 +95,11 @@ func (w *Worker) pushOnce(ctx context.Context, j job.Job, repository bitbucket.R
 		return nil, err
 	}
 	remote := w.Git.Open(j.Installation, repository, token.Text)
-	if done, err := w.alreadyPushed(ctx, j, remote, lock); done != nil || err != nil {
+	done, mark, err := w.alreadyPushed(ctx, j, remote, lock)
+	if done != nil || err != nil {
 		return done, err
 	}
-	commit, result, err := w.build(ctx, j, remote)
+	commit, result, err := w.build(ctx, j, remote, mark)
 	if err != nil || commit == nil {
 		return result, err
 	}
@@ -108,16 +109,16 @@ func (w *Worker) pushOnce(ctx context.Context, j job.Job, repository bitbucket.R
 // build reads the tip and makes the commit on it; none where there is nothing to push, which the result tells. What was read is closed
 // then: a push needs the new objects alone. The tip may be this job's own commit although no intent tells of it: a Redis that died had
 // the push done, and lost its last second.
-func (w *Worker) build(ctx context.Context, j job.Job, remote Remote) (Commit, *job.PushResult, error) {
+func (w *Worker) build(ctx context.Context, j job.Job, remote Remote, mark Mark) (Commit, *job.PushResult, error) {
 	base, created, err := w.base(ctx, j.Push, remote)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer w.closeSnapshot(ctx, base)
-	if parent, made := base.MadeBy(j.ID); made && !created {
+	if parent, made := base.MadeBy(mark); made && !created {
 		return nil, &job.PushResult{Branch: j.Push.Branch, Commit: base.Commit(), Parent: parent, Read: base.Read()}, nil
 	}
-	if done, err := w.passOver(ctx, j, remote, base, created); done != nil || err != nil {
+	if done, err := w.passOver(ctx, j, remote, base, mark, created); done != nil || err != nil {
 		return nil, done, err
 	}
 	changes, err := w.change(ctx, j.Push, base)
@@ -125,7 +126,7 @@ func (w *Worker) build(ctx context.Context, j job.Job, remote Remote) (Commit, *
 		return nil, nil, err
 	}
 	commit, err := base.Build(ctx, changes, CommitSpec{
-		Message: j.Push.Message, Author: w.authorOf(j), Time: j.CreatedAt.Truncate(time.Second), JobID: j.ID,
+		Message: j.Push.Message, Author: w.authorOf(j), Time: j.CreatedAt.Truncate(time.Second), Mark: mark,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -179,27 +180,32 @@ func (w *Worker) send(ctx context.Context, j job.Job, repository bitbucket.Repos
 }
 
 // alreadyPushed looks whether an earlier run of the job got its commit onto the branch: the tip is the intended commit, or the
-// branch went on from it.
-func (w *Worker) alreadyPushed(ctx context.Context, j job.Job, remote Remote, lock Lock) (*job.PushResult, error) {
+// branch went on from it. The mark identifies the job's commits and includes the intent.
+func (w *Worker) alreadyPushed(ctx context.Context, j job.Job, remote Remote, lock Lock) (*job.PushResult, Mark, error) {
+	mark := markOf(j)
 	intent, found, err := lock.Intent(ctx, j.ID)
 	if err != nil || !found || intent.Branch != j.Push.Branch {
-		return nil, err
+		return nil, mark, err
 	}
+	mark.Intended = intent.Commit
 	tip, found, err := remote.Tip(ctx, intent.Branch)
 	if err != nil || !found || tip == intent.Parent {
-		return nil, err
+		return nil, mark, err
 	}
 	commit := intent.Commit
 	if tip != commit {
-		commit, found, err = remote.FindJob(ctx, intent.Branch, j.ID, intent.Parent)
+		commit, found, err = remote.FindJob(ctx, mark, intent.Parent)
 		if err != nil || !found {
-			return nil, err
+			return nil, mark, err
 		}
 	}
 	return &job.PushResult{
 		Branch: intent.Branch, Commit: commit, Parent: intent.Parent, Created: intent.Created, Changed: intent.Changed,
-	}, nil
+	}, mark, nil
 }
+
+// markOf identifies a job's commits, without an intent.
+func markOf(j job.Job) Mark { return Mark{Job: j.ID, Branch: j.Push.Branch} }
 
 // base is the tree that the change builds on: the branch's tip or, for a new branch, its base.
 func (w *Worker) base(ctx context.Context, push *job.Push, remote Remote) (base Snapshot, created bool, err error) {

@@ -87,14 +87,17 @@ func (s *snapshot) Changes(_ context.Context, dir string, _ edit.Limits) ([]edit
 	}
 	return changes, err
 }
-func (s *snapshot) Commit() string                     { return s.commit }
-func (s *snapshot) Ref() string                        { return s.ref }
-func (s *snapshot) Read() job.Read                     { return "shallow" }
-func (s *snapshot) MadeBy(jobID string) (string, bool) { return "c0", s.commit == "by-"+jobID }
-func (s *snapshot) Close() error                       { s.closed++; return nil }
+func (s *snapshot) Commit() string { return s.commit }
+func (s *snapshot) Ref() string    { return s.ref }
+func (s *snapshot) Read() job.Read { return "shallow" }
+func (s *snapshot) Close() error   { s.closed++; return nil }
+
+func (s *snapshot) MadeBy(mark worker.Mark) (string, bool) {
+	return "c0", s.commit == "by-"+mark.Job || s.commit == mark.Intended
+}
 
 func (s *snapshot) Build(_ context.Context, changes []edit.FileChange, spec worker.CommitSpec) (worker.Commit, error) {
-	if spec.JobID == "" || spec.Author.Name == "" || spec.Time.IsZero() {
+	if spec.Mark.Job == "" || spec.Mark.Branch == "" || spec.Author.Name == "" || spec.Time.IsZero() {
 		return nil, errors.New("the commit is not determined")
 	}
 	s.built = changes

@@ -101,8 +101,8 @@ type Remote interface {
 	// Push makes commit the branch's tip where the tip is old ("" for a new branch), and looks afterwards whether it is.
 	// A Conflict fault where the tip is another.
 	Push(ctx context.Context, branch, old string, commit Commit) error
-	// FindJob looks among the branch's commits after since for the one that the job made.
-	FindJob(ctx context.Context, branch, jobID, since string) (commit string, found bool, err error)
+	// FindJob looks among the commits of the mark's branch after since for the one that the job made.
+	FindJob(ctx context.Context, mark Mark, since string) (commit string, found bool, err error)
 }
 
 // Need is what a job needs of a tip, so that no more is read.
@@ -113,6 +113,14 @@ type Need struct {
 	Push      bool // a push to the ref will follow
 }
 
+// Mark identifies a job's own commits. That a message names the job proves nothing: the commit carries a code that proves that this
+// job, of the remote's installation, made it on its parent for its branch.
+type Mark struct {
+	Job      string
+	Branch   string // short name
+	Intended string // the commit that the job's intent names, which needs no proof; empty for none
+}
+
 // Snapshot is a tree that was read, and the place where new objects are built on it. Close removes what it holds on disk.
 type Snapshot interface {
 	edit.Source
@@ -120,7 +128,7 @@ type Snapshot interface {
 	Ref() string    // full name, empty where a commit was asked for
 	Read() job.Read // how it was read, empty in an empty repository
 	// MadeBy reports whether the tip is the commit that the job made, and that commit's parent.
-	MadeBy(jobID string) (parent string, made bool)
+	MadeBy(mark Mark) (parent string, made bool)
 	Build(ctx context.Context, changes []edit.FileChange, spec CommitSpec) (Commit, error)
 	// Diff writes at most limit bytes of a unified diff of what changes make of the tree.
 	Diff(ctx context.Context, w io.Writer, changes []edit.FileChange, limit int) (DiffStat, error)
@@ -143,7 +151,7 @@ type CommitSpec struct {
 	Message string
 	Author  job.Author
 	Time    time.Time
-	JobID   string
+	Mark    Mark // identifies the commit later
 }
 
 // Commit is a commit that was built and not pushed yet.

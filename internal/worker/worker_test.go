@@ -40,6 +40,7 @@ type world struct {
 	branches    map[string]string // branch -> commit
 	intents     map[string]worker.Intent
 	found       string            // what FindJob finds
+	searched    worker.Mark       // what FindJob looked for last
 	files       map[string]string // of every commit
 	built       []edit.FileChange // what the last commit was built of
 	checkoutErr error
@@ -187,8 +188,9 @@ func (r *remote) Push(_ context.Context, branch, old string, commit worker.Commi
 	return nil
 }
 
-func (r *remote) FindJob(_ context.Context, branch, _, since string) (string, bool, error) {
+func (r *remote) FindJob(_ context.Context, mark worker.Mark, since string) (string, bool, error) {
 	r.calls = append(r.calls, "find since "+since)
+	r.searched = mark
 	return r.found, r.found != "", nil
 }
 
@@ -327,7 +329,7 @@ func TestPush(t *testing.T) {
 			calls: `tip main, snapshot refs/heads/main@push+some of acme/web, intent on-c1, push main "c1"->on-c1, release`,
 		},
 		"with a pull request": {
-			job: func(j *job.Job) { j.Push.PullRequest = &job.PullRequest{Title: "t"} },
+			job: func(j *job.Job) { j.Push.PullRequest = &job.PullRequest{Title: "t", Destination: "stable"} },
 			want: job.PushResult{
 				Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1,
 				PullRequest: &job.PullRequestResult{ID: 7, URL: "https://bitbucket.org/acme/web/pull-requests/7"},
