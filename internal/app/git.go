@@ -41,7 +41,7 @@ func (r remoteAdapter) Tip(ctx context.Context, branch string) (string, bool, er
 }
 
 func (r remoteAdapter) Snapshot(ctx context.Context, ref string, need worker.Need) (worker.Snapshot, error) {
-	want := gitrepo.Want{Ref: ref, Depth: 1, Sparse: need.Sparse, TreeDepth: need.TreeDepth, Push: need.Push}
+	want := gitrepo.Want{Ref: ref, Depth: 1, Sparse: need.Sparse, TreeDepth: need.TreeDepth, Push: need.Push, MainBranch: need.MainBranch}
 	if need.History {
 		want.Depth = 0
 	}

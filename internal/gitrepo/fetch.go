@@ -25,6 +25,8 @@ type Want struct {
 	TreeDepth int
 	// Push says that a push to the ref will follow, and others after it.
 	Push bool
+	// MainBranch asks for the name of the main branch too. That costs one more request on the first visit to a repository.
+	MainBranch bool
 }
 
 // Way is how a tip was read.
@@ -81,7 +83,7 @@ func (c *Client) fetch(ctx context.Context, remote Remote, op operation, want Wa
 		return &Snapshot{op: op}, err
 	}
 	o := &objects{client: c, remote: remote, op: op, server: found.server, tip: found.tip, entry: entry, life: newLife(ctx)}
-	snapshot := &Snapshot{op: op, client: c, objects: o, want: want, meta: meta}
+	snapshot := &Snapshot{op: op, client: c, objects: o, head: found.head, want: want, meta: meta}
 	if err := snapshot.read(ctx, want); err != nil {
 		o.entry = nil // the caller's
 		return nil, errors.Join(err, o.close())
@@ -120,7 +122,7 @@ func (c *Client) locate(ctx context.Context, remote Remote, op operation, want W
 	if !gives.server.V2 {
 		return gives.locate(op, want.Ref)
 	}
-	if hash, listed := receives.hashes[want.Ref]; listed {
+	if hash, listed := receives.hashes[want.Ref]; listed && !want.MainBranch { // receive-pack does not say what HEAD names
 		return located{tip: tip{want.Ref, hash, hash}, server: gives.server}, nil
 	}
 	return c.resolve(ctx, remote, op, want.Ref)

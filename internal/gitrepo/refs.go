@@ -355,6 +355,7 @@ func (c *Client) resolve(ctx context.Context, remote Remote, op operation, ref s
 type located struct {
 	tip    tip
 	server server
+	head   string // as in listing
 	empty  bool
 }
 
@@ -363,5 +364,5 @@ func (l listing) locate(op operation, ref string) (located, error) {
 		return located{server: l.server, empty: true}, nil
 	}
 	found, err := l.find(op, ref)
-	return located{tip: found, server: l.server}, err
+	return located{tip: found, server: l.server, head: l.Head}, err
 }

@@ -24,6 +24,7 @@ type Snapshot struct {
 	objects *objects      // nil in an empty repository
 	root    plumbing.Hash // the tip's tree
 	commit  *object.Commit
+	head    string // full name of the branch that HEAD names
 	way     Way
 	want    Want
 	meta    cached // as the tip cache had it
@@ -89,6 +90,16 @@ func (s *Snapshot) Ref() string {
 		return ""
 	}
 	return s.objects.tip.ref
+}
+
+// MainBranch is the short name of the branch that HEAD names, which on Bitbucket is the main branch. It is empty for an empty
+// repository, if HEAD names no branch, and if the server did not say or [Want] did not ask. A server that speaks version 0 names no
+// branch that does not exist yet.
+func (s *Snapshot) MainBranch() string {
+	if name, isBranch := strings.CutPrefix(s.head, "refs/heads/"); isBranch {
+		return name
+	}
+	return ""
 }
 
 // Way is how the tip was read; empty in an empty repository.

@@ -295,6 +295,9 @@ func (p *PullRequest) validate(source string, limits Limits) error {
 	if p.Destination == "" {
 		return nil
 	}
+	if strings.HasPrefix(p.Destination, "refs/") {
+		return fault.Newf(fault.Invalid, "push.pull_request.destination: give the short name, such as main, not %.80q", p.Destination)
+	}
 	if p.Destination == source {
 		return fault.Newf(fault.Invalid, "push.pull_request.destination: it is the pushed branch itself")
 	}

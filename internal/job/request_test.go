@@ -81,6 +81,8 @@ func TestParseRequestRefuses(t *testing.T) {
 		"33 parameters":       {push(good + `,"recipe":{"name":"r","parameters":{` + numbered(33, `"p%d":""`) + `}}`), "33 parameters, at most 32"},
 		"a reviewer":          {push(good + `,"pull_request":{"title":"t","reviewers":["712020:a","not one"]}`), "push.pull_request.reviewers[1]"},
 		"51 reviewers":        {push(good + `,"pull_request":{"title":"t","reviewers":[` + numbered(51, `"a%d"`) + `]}`), "51 reviewers, at most 50"},
+		"request to a ref":    {push(good + `,"pull_request":{"title":"t","destination":"refs/heads/stable"}`), "give the short name"},
+		"request to its ref":  {push(good + `,"pull_request":{"title":"t","destination":"refs/heads/main"}`), "push.pull_request.destination"},
 		"request to itself":   {push(good + `,"pull_request":{"title":"t","destination":"main"}`), "push.pull_request.destination"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -70,7 +70,7 @@ func (w *Worker) dryRun(ctx context.Context, j job.Job, repository bitbucket.Rep
 		if err != nil {
 			return err
 		}
-		_, result, err = w.build(ctx, j, w.Git.Open(j.Installation, repository, token.Text), markOf(j))
+		_, result, err = w.build(ctx, j, repository, w.Git.Open(j.Installation, repository, token.Text), markOf(j))
 		return err
 	})
 	if err != nil {

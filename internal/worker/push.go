@@ -99,7 +99,7 @@ func (w *Worker) pushOnce(ctx context.Context, j job.Job, repository bitbucket.R
 	if done != nil || err != nil {
 		return done, err
 	}
-	commit, result, err := w.build(ctx, j, remote, mark)
+	commit, result, err := w.build(ctx, j, repository, remote, mark)
 	if err != nil || commit == nil {
 		return result, err
 	}
@@ -109,7 +109,7 @@ func (w *Worker) pushOnce(ctx context.Context, j job.Job, repository bitbucket.R
 // build reads the tip and makes the commit on it; none where there is nothing to push, which the result tells. What was read is closed
 // then: a push needs the new objects alone. The tip may be this job's own commit although no intent tells of it: a Redis that died had
 // the push done, and lost its last second.
-func (w *Worker) build(ctx context.Context, j job.Job, remote Remote, mark Mark) (Commit, *job.PushResult, error) {
+func (w *Worker) build(ctx context.Context, j job.Job, repository bitbucket.Repository, remote Remote, mark Mark) (Commit, *job.PushResult, error) {
 	base, created, err := w.base(ctx, j.Push, remote)
 	if err != nil {
 		return nil, nil, err
@@ -120,6 +120,9 @@ func (w *Worker) build(ctx context.Context, j job.Job, remote Remote, mark Mark)
 	}
 	if done, err := w.passOver(ctx, j, remote, base, mark, created); done != nil || err != nil {
 		return nil, done, err
+	}
+	if err := w.checkDestination(ctx, j, repository, base); err != nil {
+		return nil, nil, err
 	}
 	changes, err := w.change(ctx, j.Push, base)
 	if err != nil {
@@ -231,13 +234,13 @@ func (w *Worker) base(ctx context.Context, push *job.Push, remote Remote) (base 
 // need is what a push looks at of a tip.
 func (w *Worker) need(push *job.Push) Need {
 	if push.Recipe != nil {
-		return Need{Push: !push.DryRun} // it may look at everything
+		return Need{Push: !push.DryRun, MainBranch: asksForMain(push)} // it may look at everything
 	}
 	depth := edit.TreeDepth(push.Changes, w.Limits)
 	if push.HasFile != "" && depth != 0 {
 		depth = max(depth, strings.Count(push.HasFile, "/")+1)
 	}
-	return Need{Sparse: true, TreeDepth: depth, Push: !push.DryRun}
+	return Need{Sparse: true, TreeDepth: depth, Push: !push.DryRun, MainBranch: asksForMain(push)}
 }
 
 func (w *Worker) authorOf(j job.Job) job.Author {

@@ -87,10 +87,11 @@ func (s *snapshot) Changes(_ context.Context, dir string, _ edit.Limits) ([]edit
 	}
 	return changes, err
 }
-func (s *snapshot) Commit() string { return s.commit }
-func (s *snapshot) Ref() string    { return s.ref }
-func (s *snapshot) Read() job.Read { return "shallow" }
-func (s *snapshot) Close() error   { s.closed++; return nil }
+func (s *snapshot) Commit() string     { return s.commit }
+func (s *snapshot) Ref() string        { return s.ref }
+func (s *snapshot) Read() job.Read     { return "shallow" }
+func (s *snapshot) MainBranch() string { return s.head }
+func (s *snapshot) Close() error       { s.closed++; return nil }
 
 func (s *snapshot) MadeBy(mark worker.Mark) (string, bool) {
 	return "c0", s.commit == "by-"+mark.Job || s.commit == mark.Intended

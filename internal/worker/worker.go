@@ -111,6 +111,8 @@ type Need struct {
 	Sparse    bool // few of the files
 	TreeDepth int  // levels of directories, with Sparse; 0 is all of them
 	Push      bool // a push to the ref will follow
+
+	MainBranch bool // the name of the repository's main branch
 }
 
 // Mark identifies a job's own commits. That a message names the job proves nothing: the commit carries a code that proves that this
@@ -127,6 +129,8 @@ type Snapshot interface {
 	Commit() string // empty in an empty repository
 	Ref() string    // full name, empty where a commit was asked for
 	Read() job.Read // how it was read, empty in an empty repository
+	// MainBranch is the short name of the branch that HEAD names; empty if the server did not say, or Need did not ask.
+	MainBranch() string
 	// MadeBy reports whether the tip is the commit that the job made, and that commit's parent.
 	MadeBy(mark Mark) (parent string, made bool)
 	Build(ctx context.Context, changes []edit.FileChange, spec CommitSpec) (Commit, error)

@@ -41,6 +41,7 @@ type world struct {
 	intents     map[string]worker.Intent
 	found       string            // what FindJob finds
 	searched    worker.Mark       // what FindJob looked for last
+	head        string            // the branch that HEAD names, as snapshots say
 	files       map[string]string // of every commit
 	built       []edit.FileChange // what the last commit was built of
 	checkoutErr error
@@ -145,7 +146,7 @@ func (r *remote) Tip(_ context.Context, branch string) (string, bool, error) {
 
 func (r *remote) Snapshot(_ context.Context, ref string, need worker.Need) (worker.Snapshot, error) {
 	var needs []string
-	for word, is := range map[string]bool{"history": need.History, "some": need.Sparse, "push": need.Push} {
+	for word, is := range map[string]bool{"history": need.History, "some": need.Sparse, "push": need.Push, "main": need.MainBranch} {
 		if is {
 			needs = append(needs, word)
 		}
@@ -225,7 +226,7 @@ func token(life time.Duration) forge.OAuthToken {
 
 func newWorld() *world {
 	return &world{
-		tokens: []forge.OAuthToken{token(time.Hour)}, branches: map[string]string{"main": "c1"},
+		tokens: []forge.OAuthToken{token(time.Hour)}, branches: map[string]string{"main": "c1"}, head: "main",
 		intents: map[string]worker.Intent{}, known: known{names: map[string]bitbucket.Info{}},
 		kept: map[string]string{}, files: map[string]string{"same": "x\n"},
 	}
