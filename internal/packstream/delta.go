@@ -23,6 +23,8 @@ type entry struct {
 	baseID ID    // hashDelta
 }
 
+func (e entry) isDelta() bool { return e.kind == offsetDelta || e.kind == hashDelta }
+
 func readEntry(from *bufio.Reader, offset int64) (entry, error) {
 	first, err := from.ReadByte()
 	if err != nil {
@@ -136,7 +138,7 @@ func (s *Stream) content(offset int64) (content, error) {
 		if err != nil {
 			return content{}, err
 		}
-		if entry.kind != offsetDelta && entry.kind != hashDelta {
+		if !entry.isDelta() {
 			whole, err := s.inflate(reader, entry.size, offset)
 			if err != nil {
 				return content{}, err

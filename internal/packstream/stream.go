@@ -13,7 +13,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"iter"
 	"slices"
@@ -81,7 +80,8 @@ type Options struct {
 type Object struct {
 	ID     ID
 	Kind   Kind
-	Size   int64 // bytes of content
+	Size   int64  // bytes of content
+	depth  uint16 // deltas below it in the pack; 0 for an object that is stored whole
 	offset int64
 }
 
@@ -89,6 +89,7 @@ const (
 	largeObject  = 1 << 20 // bytes from which content is never held in memory as a whole
 	contentCache = 4 << 20 // bytes of small contents that are kept for the deltas on them
 	maxChain     = 4095    // deltas on deltas, as many as git writes at most
+	maxWaiting   = 1 << 16 // deltas that wait for their base at the same time; git's servers send the base first
 	headerSize   = 12      // bytes of a pack's header: "PACK", version, count
 )
 
@@ -102,10 +103,11 @@ type Stream struct {
 	header  bool
 	left    int64 // objects that were not parsed yet
 	objects []Object
-	late    []Object       // deltas that came before their base
-	byID    map[ID]int32   // place in objects or, if negative, the complement of that in late
-	pending map[ID][]int64 // offsets of deltas whose base, by its hash, is still to come
-	broken  error          // what parsing ended with; io.EOF after the last object
+	late    []Object        // deltas that came before their base
+	lateAt  map[int64]int32 // place in late, by offset
+	byID    map[ID]int32    // place in objects or, if negative, the complement of that in late
+	waiting waiting         // deltas whose base is still to come
+	broken  error           // what parsing ended with; io.EOF after the last object
 
 	cache   *contents
 	files   map[int64]content // large contents that were needed, by offset
@@ -121,7 +123,7 @@ func Open(source io.Reader, options Options) *Stream {
 	options.Folder = sync.OnceValues(options.Folder)
 	s := &Stream{
 		options: options, folder: options.Folder, spool: newSpool(source, options),
-		byID: map[ID]int32{}, pending: map[ID][]int64{}, files: map[int64]content{}, cache: newContents(contentCache),
+		byID: map[ID]int32{}, lateAt: map[int64]int32{}, waiting: newWaiting(), files: map[int64]content{}, cache: newContents(contentCache),
 	}
 	s.input = &spoolReader{spool: s.spool}
 	s.buffer = bufio.NewReaderSize(s.input, fillSize)
@@ -250,7 +252,7 @@ func (s *Stream) readTrailer() error {
 	switch {
 	case ID(sum.Sum(nil)) != want:
 		return damaged("its checksum is not that of its bytes")
-	case len(s.pending) > 0:
+	case s.waiting.count() > 0:
 		return damaged("it holds deltas on objects that it lacks")
 	}
 	return nil
@@ -266,88 +268,94 @@ func (s *Stream) copyBuffer() []byte {
 // offset is where the parser stands.
 func (s *Stream) offset() int64 { return s.input.offset - int64(s.buffer.Buffered()) }
 
-// readObject parses the object at the parser's place.
+// readObject parses the object at the parser's place, and then makes the objects of the deltas that waited for it.
 func (s *Stream) readObject() error {
+	object, made, err := s.parseObject()
+	if err != nil || !made {
+		return err
+	}
+	return s.resolve(object)
+}
+
+// parseObject parses the object at the parser's place; made is false if it is a delta whose base is still to come.
+func (s *Stream) parseObject() (object Object, made bool, err error) {
 	offset := s.offset()
 	entry, err := readEntry(s.buffer, offset)
 	if err != nil {
-		return err
+		return Object{}, false, err
 	}
-	switch entry.kind {
-	case offsetDelta:
-		base, known := s.at(entry.base)
-		if !known {
-			return damaged("a delta at %d leads to %d, where no object is known", offset, entry.base)
+	switch {
+	case entry.isDelta():
+		base, found := s.baseOf(entry)
+		if !found {
+			return Object{}, false, s.wait(offset, entry)
 		}
-		return s.readDelta(s.buffer, offset, entry.size, base)
-	case hashDelta:
-		if base, found := s.Get(entry.baseID); found {
-			return s.readDelta(s.buffer, offset, entry.size, base)
-		}
-		s.pending[entry.baseID] = append(s.pending[entry.baseID], offset)
-		return s.inflateTo(s.buffer, io.Discard, entry.size)
-	}
-	if entry.size > s.options.MaxBytes {
-		return ErrTooLarge
-	}
-	if entry.size > largeObject {
+		object, err = s.readDelta(s.buffer, offset, entry.size, base)
+	case entry.size > s.options.MaxBytes:
+		err = ErrTooLarge
+	case entry.size > largeObject:
 		sum := newSum(entry.kind, entry.size)
-		if err := s.inflateTo(s.buffer, sum, entry.size); err != nil {
-			return err
+		if err = s.inflateTo(s.buffer, sum, entry.size); err == nil {
+			object = s.add(Object{ID: ID(sum.Sum(nil)), Kind: entry.kind, Size: entry.size, offset: offset})
 		}
-		return s.add(offset, entry.kind, entry.size, sum)
+	default:
+		var whole content
+		if whole, err = s.inflate(s.buffer, entry.size, offset); err == nil {
+			object, err = s.addContent(Object{Kind: entry.kind, offset: offset}, whole)
+		}
 	}
-	whole, err := s.inflate(s.buffer, entry.size, offset)
-	if err != nil {
-		return err
-	}
-	return s.addContent(offset, entry.kind, whole)
+	return object, err == nil, err
 }
 
-func (s *Stream) readDelta(from *bufio.Reader, offset, size int64, base Object) error {
+// readDelta makes the object of a delta, whose zlib stream comes next.
+func (s *Stream) readDelta(from *bufio.Reader, offset, size int64, base Object) (Object, error) {
+	if base.depth >= maxChain {
+		return Object{}, damaged("more than %d deltas on deltas", maxChain)
+	}
 	content, err := s.content(base.offset)
 	if err != nil {
-		return err
+		return Object{}, err
 	}
 	made, err := s.apply(content, from, size, offset)
 	if err != nil {
-		return err
+		return Object{}, err
 	}
-	return s.addContent(offset, base.Kind, made)
+	return s.addContent(Object{Kind: base.Kind, offset: offset, depth: base.depth + 1}, made)
 }
 
-func (s *Stream) addContent(offset int64, kind Kind, content content) error {
-	s.keep(offset, content)
-	sum := newSum(kind, content.size)
+// addContent hashes an object's content and notes the object.
+func (s *Stream) addContent(object Object, content content) (Object, error) {
+	s.keep(object.offset, content)
+	sum := newSum(object.Kind, content.size)
 	if err := content.copyTo(sum); err != nil {
-		return err
+		return Object{}, err
 	}
-	return s.add(offset, kind, content.size, sum)
+	object.ID, object.Size = ID(sum.Sum(nil)), content.size
+	return s.add(object), nil
 }
 
-// add notes an object, and resolves the deltas that waited for it.
-func (s *Stream) add(offset int64, kind Kind, size int64, sum hash.Hash) error {
-	object := Object{ID: ID(sum.Sum(nil)), Kind: kind, Size: size, offset: offset}
-	if len(s.objects) == 0 || s.objects[len(s.objects)-1].offset < offset {
-		s.byID[object.ID] = int32(len(s.objects)) //nolint:gosec // MaxObjects is far below
+// add notes an object. Of two with the same hash the first one stays: its base was noted before it, so a chain of deltas never
+// comes back to where it began.
+func (s *Stream) add(object Object) Object {
+	place := int32(len(s.objects)) //nolint:gosec // MaxObjects is far below
+	if len(s.objects) == 0 || s.objects[len(s.objects)-1].offset < object.offset {
 		s.objects = append(s.objects, object)
 	} else {
-		s.byID[object.ID] = ^int32(len(s.late)) //nolint:gosec // the same
-		s.late = append(s.late, object)
+		late := int32(len(s.late)) //nolint:gosec // the same
+		s.late, s.lateAt[object.offset], place = append(s.late, object), late, ^late
 	}
-	waiting := s.pending[object.ID]
-	delete(s.pending, object.ID)
-	for _, offset := range waiting {
-		from := s.from(offset)
-		entry, err := readEntry(from, offset)
-		if err != nil {
-			return err
-		}
-		if err := s.readDelta(from, offset, entry.size, object); err != nil {
-			return err
-		}
+	if _, twice := s.byID[object.ID]; !twice {
+		s.byID[object.ID] = place
 	}
-	return nil
+	return object
+}
+
+// baseOf is a delta's base, if it was parsed or made before.
+func (s *Stream) baseOf(delta entry) (Object, bool) {
+	if delta.kind == hashDelta {
+		return s.Get(delta.baseID)
+	}
+	return s.at(delta.base)
 }
 
 // at is the object at an offset.
@@ -356,14 +364,14 @@ func (s *Stream) at(offset int64) (Object, bool) {
 	if found {
 		return s.objects[i], true
 	}
-	i = slices.IndexFunc(s.late, func(object Object) bool { return object.offset == offset })
-	if i < 0 {
+	late, found := s.lateAt[offset]
+	if !found {
 		return Object{}, false
 	}
-	return s.late[i], true
+	return s.late[late], true
 }
 
-// Content is an object's content, which the caller must not change; more than limit bytes, or than a mebibyte, are ErrTooLarge.
+// Content returns an object's content, or ErrTooLarge above 1 MiB. The caller must not change it.
 func (s *Stream) Content(object Object) ([]byte, error) {
 	if object.Size > largeObject {
 		return nil, ErrTooLarge
@@ -386,7 +394,7 @@ func (s *Stream) Reader(object Object) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	if entry.kind == offsetDelta || entry.kind == hashDelta {
+	if entry.isDelta() {
 		content, err := s.content(object.offset)
 		if err != nil {
 			return nil, err
