@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -45,10 +47,10 @@ func classifyStatus(op operation, status int, wait time.Duration, body string) e
 			Kind: fault.Throttled, RetryAfter: wait, Cause: cause,
 			Public: op.String() + ": the server's rate limit is reached; the job goes on when it is over",
 		}
-	case status >= 500:
+	case status >= 500, status == http.StatusRequestTimeout, status == http.StatusMisdirectedRequest, status == http.StatusTooEarly:
 		return &fault.Error{
 			Kind: fault.Unavailable, RetryAfter: wait, Cause: cause,
-			Public: fmt.Sprintf("%s: the server has a fault of its own (status %d); it is tried again", op, status),
+			Public: fmt.Sprintf("%s: the server cannot answer at the moment (status %d); it is tried again", op, status),
 		}
 	}
 	return fault.Wrapf(fault.Internal, cause, "%s: the server answered with status %d", op, status)
@@ -106,47 +108,94 @@ func classifyPack(ctx context.Context, op operation, err error) error {
 	return fault.Wrapf(fault.Unavailable, err, "%s: the server's answer is not what git sends; it is tried again", op)
 }
 
-// classifyCommand is what a receive-pack says of a push that it did not take: the reason for the ref, and what the server wrote
-// for people to read.
-func classifyCommand(op operation, reason, words string) error {
-	all := strings.ToLower(reason + "\n" + words)
-	cause := fmt.Errorf("%s: %s", quote(reason), quote(words))
+// classifyCommand classifies a push that receive-pack refused, by the reason in its report and by the messages for people, which may
+// come from hooks. A hook may say anything, so only the reason itself can tell of a branch that moved. An unknown reason is Internal.
+func classifyCommand(op operation, cause error, reason string, words *lastWords) error {
+	all := strings.ToLower(reason + "\n" + words.String())
+	cause = fmt.Errorf("%w: %s", cause, quoteEnd(words.String()))
 	said := ""
 	if line := sentence(words); line != "" {
 		said = fmt.Sprintf("; the server says: %q", line)
 	}
-	switch {
-	case strings.Contains(all, "read only mode") || strings.Contains(all, "size limit") || strings.Contains(all, "maximum allowed size"):
+	switch reason := strings.ToLower(reason); {
+	case hasAny(all, "read only mode", "size limit", "maximum allowed size"):
 		return fault.Wrapf(fault.TooLarge, cause, "%s: the repository or the push is over the server's size limit%s", op, said)
-	case strings.Contains(all, "failed to update ref") || strings.Contains(all, "cannot lock ref") || strings.Contains(all, "non-fast-forward") ||
-		strings.Contains(all, "fetch first") || strings.Contains(all, "already exists") || strings.Contains(all, "stale info"):
+	case hasAny(all, "fsck error"):
+		return fault.Wrapf(fault.Invalid, cause, "%s: the server does not accept the content of the commit%s", op, said)
+	case hasAny(reason, "failed to update ref", "cannot lock ref", "incorrect old value", "non-fast-forward", "fetch first", "stale info",
+		"already exists", "reference does not exist"):
 		return fault.Wrapf(fault.Conflict, cause, "%s: branch %q moved while the change was made", op, op.branch)
-	case strings.Contains(all, "hook declined") || strings.Contains(all, "permission denied") || strings.Contains(all, "protected") ||
-		strings.Contains(all, "prohibited") || strings.Contains(all, "deny"):
+	case hasAny(all, "hook declined", "permission denied", "access denied", "not allowed", "not permitted", "forbidden", "protected", "prohibited", "deny"):
 		return fault.Wrapf(fault.Denied, cause, "%s: the server's rules refuse the push to branch %q%s; let the app or user through the branch restriction, or push to another branch", op, op.branch, said)
-	case strings.Contains(all, "unpack") || strings.Contains(all, "index-pack"):
+	case hasAny(reason, "unpack", "index-pack"):
 		return fault.Wrapf(fault.Internal, cause, "%s: the server could not unpack what was sent%s", op, said)
 	}
 	return fault.Wrapf(fault.Internal, cause, "%s: the server did not update branch %q (%s)%s", op, op.branch, quote(reason), said)
 }
 
-// sentence is the line of a server's words that says most: the first one that is not decoration.
-func sentence(words string) string {
-	for line := range strings.Lines(words) {
-		line = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), "remote:"))
-		line = strings.TrimSpace(strings.TrimPrefix(line, "error:"))
-		if strings.ContainsFunc(line, unicode.IsLetter) && !strings.Contains(line, "hook declined") {
-			return quote(line)
-		}
-	}
-	return ""
+func hasAny(text string, parts ...string) bool {
+	return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
 }
+
+// classifyRefusal classifies an error message that receive-pack sent in place of a report. One that names no known rule is more likely
+// an outage than a rule, so the push is retried.
+func classifyRefusal(op operation, refused *refusal, words *lastWords) error {
+	_, _ = words.Write([]byte("\n" + refused.words)) // into memory
+	classified := classifyCommand(op, refused, refused.words, words)
+	if fault.KindOf(classified) == fault.Internal {
+		return fault.Wrapf(fault.Unavailable, classified, "%s: the server broke off the push: %q; will retry", op, quote(refused.words))
+	}
+	return classified
+}
+
+// sentence picks the most telling line of a server's messages: the first one that sounds like a refusal; without one, the first line
+// of text or, if the beginning was cut off, the last.
+func sentence(words *lastWords) string {
+	var first, last string
+	for line := range strings.Lines(words.String()) {
+		line = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(colours.ReplaceAllString(line, "")), "remote:"))
+		refuses := refusalWords.MatchString(line)
+		line = strings.TrimSpace(strings.TrimPrefix(line, "error:"))
+		switch {
+		case !strings.ContainsFunc(line, unicode.IsLetter) || strings.Contains(line, "hook declined"):
+			continue
+		case refuses:
+			return quote(line)
+		case first == "":
+			first = line
+		}
+		last = line
+	}
+	if words.cut {
+		return quote(last)
+	}
+	return quote(first)
+}
+
+var (
+	colours      = regexp.MustCompile(`\x1b\[[0-9;]*[A-Za-z]`)
+	refusalWords = regexp.MustCompile(`(?i)^(error|fatal)\b|denied|refus|reject|not (allowed|permitted)|forbidden|protected|prohibited`)
+)
 
 // quote is a server's text as it may be shown: scrubbed, on one line, bounded.
 func quote(text string) string {
-	text = strings.Join(strings.FieldsFunc(secret.Scrub(text), func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
+	text = oneLine(text)
 	if len(text) > maxQuote {
 		text = strings.ToValidUTF8(text[:maxQuote], "") + "…"
 	}
 	return text
+}
+
+// quoteEnd is like quote but keeps the end of a long text.
+func quoteEnd(text string) string {
+	text = oneLine(text)
+	if len(text) > maxQuote {
+		text = "…" + strings.ToValidUTF8(text[len(text)-maxQuote:], "")
+	}
+	return text
+}
+
+// oneLine removes credentials, control characters and line breaks.
+func oneLine(text string) string {
+	return strings.Join(strings.FieldsFunc(secret.Scrub(text), func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
 }

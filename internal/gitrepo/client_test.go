@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -34,6 +33,7 @@ type bench struct {
 	client *gitrepo.Client
 	config gitrepo.Config
 	temp   string
+	v0     atomic.Bool // the server speaks protocol version 0 only
 	// between sees every request; it answers by itself and returns true, or lets the server answer.
 	between atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
 }
@@ -46,6 +46,9 @@ func start(t *testing.T, config gitrepo.Config) *bench {
 	}
 	b := &bench{t: t, git: git, temp: t.TempDir()}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if b.v0.Load() {
+			r.Header.Del("Git-Protocol")
+		}
 		if between := b.between.Load(); between != nil && (*between)(w, r) {
 			return
 		}
@@ -69,6 +72,16 @@ func start(t *testing.T, config gitrepo.Config) *bench {
 		}
 	})
 	return b
+}
+
+// eachVersion runs a test against a server that speaks protocol version 2, and one that speaks version 0 only.
+func eachVersion(t *testing.T, test func(t *testing.T, v0 bool)) {
+	for name, v0 := range map[string]bool{"version 0": true, "version 2": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, v0)
+		})
+	}
 }
 
 func (b *bench) intercept(between func(w http.ResponseWriter, r *http.Request) bool) {
@@ -127,10 +140,15 @@ func is(r *http.Request, method, end string) bool {
 
 func TestPushIsJudgedByGit(t *testing.T) {
 	t.Parallel()
+	eachVersion(t, testPushIsJudgedByGit)
+}
+
+func testPushIsJudgedByGit(t *testing.T, v0 bool) {
 	for name, limit := range map[string]int64{"in memory": 1 << 20, "on disk": 1} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := start(t, gitrepo.Config{MemoryLimit: limit})
+			b.v0.Store(v0)
 			b.create(map[string]string{"a/b/c.txt": "c\n", "a.b": "x\n", "a0": "y\n", "gone/only.txt": "z\n", "swap": "file\n", "dir/f": "g\n"})
 			commit, err := b.push(t.Context(), "main", put("a/b/d.txt", "d\n"), put("a/new/deep/er.txt", "e\n"),
 				edit.FileChange{Path: "gone/only.txt", Deleted: true}, edit.FileChange{Path: "swap", Deleted: true}, put("swap/inner", "i\n"),
@@ -173,7 +191,12 @@ func TestPushIsJudgedByGit(t *testing.T) {
 
 func TestEmptyRepository(t *testing.T) {
 	t.Parallel()
+	eachVersion(t, testEmptyRepository)
+}
+
+func testEmptyRepository(t *testing.T, v0 bool) {
 	b := start(t, gitrepo.Config{})
+	b.v0.Store(v0)
 	b.create(nil)
 	commit, err := b.push(t.Context(), "main", put("README.md", "# First\n"))
 	if err != nil {
@@ -204,6 +227,9 @@ func TestAnswers(t *testing.T) {
 		"410":                {410, nil, "", fault.NotFound, "no such repository", 0},
 		"429":                {429, map[string]string{"Retry-After": "7"}, "", fault.Throttled, "rate limit", 7 * time.Second},
 		"429 without a time": {429, nil, "", fault.Throttled, "rate limit", 0},
+		"408":                {408, nil, "", fault.Unavailable, "status 408", 0},
+		"421":                {421, nil, "", fault.Unavailable, "status 421", 0},
+		"425":                {425, map[string]string{"Retry-After": "2"}, "", fault.Unavailable, "status 425", 2 * time.Second},
 		"500":                {500, nil, "", fault.Unavailable, "status 500", 0},
 		"503":                {503, map[string]string{"Retry-After": "3"}, "", fault.Unavailable, "tried again", 3 * time.Second},
 		"a redirect":         {302, map[string]string{"Location": "https://elsewhere.example/"}, "", fault.NotFound, "redirects", 0},
@@ -241,6 +267,10 @@ func TestAnswers(t *testing.T) {
 // TestRefusals are pushes that a real hook refuses, as Bitbucket words it.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
+	eachVersion(t, testRefusals)
+}
+
+func testRefusals(t *testing.T, v0 bool) {
 	for name, tc := range map[string]struct {
 		says string
 		kind fault.Kind
@@ -253,6 +283,7 @@ func TestRefusals(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := start(t, gitrepo.Config{})
+			b.v0.Store(v0)
 			b.create(map[string]string{"a": "b"})
 			hook := "#!/bin/sh\ncat >/dev/null\necho '" + tc.says + "' >&2\nexit 1\n"
 			if err := os.WriteFile(filepath.Join(b.git.Path("acme/web"), "hooks", "pre-receive"), []byte(hook), 0o755); err != nil {
@@ -272,7 +303,12 @@ func TestRefusals(t *testing.T) {
 
 func TestScopeToPush(t *testing.T) {
 	t.Parallel()
+	eachVersion(t, testScopeToPush)
+}
+
+func testScopeToPush(t *testing.T, v0 bool) {
 	b := start(t, gitrepo.Config{})
+	b.v0.Store(v0)
 	b.create(map[string]string{"a": "b"})
 	b.intercept(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Query().Get("service") != "git-receive-pack" {
@@ -290,6 +326,10 @@ func TestScopeToPush(t *testing.T) {
 // TestRace lets somebody else push between the look at the branch and the push, and between the fetch and the look.
 func TestRace(t *testing.T) {
 	t.Parallel()
+	eachVersion(t, testRace)
+}
+
+func testRace(t *testing.T, v0 bool) {
 	for name, moment := range map[string]func(r *http.Request) bool{
 		"before the look":   func(r *http.Request) bool { return r.URL.Query().Get("service") == "git-receive-pack" },
 		"right at the push": func(r *http.Request) bool { return is(r, http.MethodPost, "/git-receive-pack") },
@@ -297,6 +337,7 @@ func TestRace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := start(t, gitrepo.Config{})
+			b.v0.Store(v0)
 			b.create(map[string]string{"a": "b"})
 			var once atomic.Bool
 			b.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
@@ -316,63 +357,6 @@ func TestRace(t *testing.T) {
 			b.cli("fsck", "--strict", "--no-dangling")
 		})
 	}
-}
-
-// TestUnknownOutcome loses the answer to a push, before or after the server did it. The look at the branch decides.
-func TestUnknownOutcome(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		serve  bool // the server takes the push
-		answer func(w http.ResponseWriter)
-		done   bool
-	}{
-		"cut off after the push":    {true, reset, true},
-		"cut off before the push":   {false, reset, false},
-		"empty 200 after the push":  {true, emptyResult, true},
-		"empty 200 without a push":  {false, emptyResult, false},
-		"a lie: ok without a push":  {false, lie, false},
-		"a 502 after the push":      {true, func(w http.ResponseWriter) { w.WriteHeader(http.StatusBadGateway) }, true},
-		"a 502 instead of the push": {false, func(w http.ResponseWriter) { w.WriteHeader(http.StatusBadGateway) }, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			b := start(t, gitrepo.Config{})
-			b.create(map[string]string{"a": "b"})
-			b.intercept(func(w http.ResponseWriter, r *http.Request) bool {
-				if !is(r, http.MethodPost, "/git-receive-pack") {
-					return false
-				}
-				if tc.serve {
-					b.git.ServeHTTP(httptest.NewRecorder(), r)
-				}
-				tc.answer(w)
-				return true
-			})
-			_, err := b.push(t.Context(), "main", put("x", "y"))
-			if tc.done && err != nil || !tc.done && fault.KindOf(err) != fault.Unavailable {
-				t.Errorf("%v", err)
-			}
-		})
-	}
-}
-
-func reset(w http.ResponseWriter) {
-	connection, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		panic(err)
-	}
-	_ = connection.(*net.TCPConn).SetLinger(0) // a reset instead of an orderly end
-	_ = connection.Close()
-}
-
-func emptyResult(w http.ResponseWriter) {
-	w.Header().Set("Content-Type", "application/x-git-receive-pack-result")
-	w.WriteHeader(http.StatusOK)
-}
-
-func lie(w http.ResponseWriter) {
-	emptyResult(w)
-	_, _ = io.WriteString(w, "0030\x01000eunpack ok\n0019ok refs/heads/main\n0000"+"0000")
 }
 
 // TestDamagedPacks cuts what a fetch brings at every length, and flips bits: nothing of it is taken for a repository.

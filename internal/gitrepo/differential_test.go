@@ -62,6 +62,7 @@ func TestEditsAreTheGitCommandLines(t *testing.T) {
 	}
 	first := d.cli("rev-parse", "main")
 	rapid.Check(t, func(r *rapid.T) {
+		d.v0.Store(rapid.Bool().Draw(r, "version 0"))
 		branch := fmt.Sprintf("check%d", d.checks.Add(1))
 		d.cli("update-ref", "refs/heads/"+branch, first)
 		d.their(r, "update-ref", "refs/heads/"+branch, first)

@@ -171,7 +171,7 @@ func (s *sparse) fail(what, phase string, kind fault.Kind, text string) string {
 		return to
 	case !slices.Contains(phases, phase):
 		s.t.Errorf("%s: the phase was not used, and yet: %v", what, err)
-	case phase == "receive_pack" && kind == fault.NotFound && what == "an error line": // as good as no report
+	case phase == "receive_pack" && kind == fault.NotFound && what == "an error line": // words that nobody knows
 		kind = fault.Unavailable
 	case phase == "list_refs" && slices.Contains(phases, "receive_pack") && kind != fault.Throttled: // the outcome could not be learnt
 		kind = fault.Unavailable

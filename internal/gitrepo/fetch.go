@@ -94,7 +94,7 @@ func (c *Client) fetch(ctx context.Context, remote Remote, op operation, want Wa
 // locate finds out what a ref names. Where a push will follow and nothing is known of the server, it is asked at the same time what it takes
 // and what it gives; its first answer lists the refs too.
 func (c *Client) locate(ctx context.Context, remote Remote, op operation, want Want) (located, error) {
-	if s := c.known(remote); !want.Push || s != nil && (s.Receive != nil || !s.V2) {
+	if s := c.known(remote); !want.Push || s != nil && s.Receive != nil {
 		return c.resolve(ctx, remote, op, want.Ref)
 	}
 	ctx, cancel := context.WithCancel(ctx)

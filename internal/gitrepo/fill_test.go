@@ -66,7 +66,12 @@ func (s *sparse) first(to string) (*gitrepo.Snapshot, error) {
 // pushed commit cached.
 func TestPushDoesNotWaitForTheCache(t *testing.T) {
 	t.Parallel()
+	eachVersion(t, testPushDoesNotWaitForTheCache)
+}
+
+func testPushDoesNotWaitForTheCache(t *testing.T, v0 bool) {
 	s := startSparse(t, gitrepo.Config{})
+	s.v0.Store(v0)
 	s.files(3000)
 	open := s.gated()
 	if _, err := s.first("one"); err != nil {
@@ -117,10 +122,15 @@ func TestCloseEndsWhatArrives(t *testing.T) {
 // TestLargePush sends a pack while it is made and, where the server wants to know its length before, with that.
 func TestLargePush(t *testing.T) {
 	t.Parallel()
+	eachVersion(t, testLargePush)
+}
+
+func testLargePush(t *testing.T, v0 bool) {
 	for name, wantsLength := range map[string]bool{"chunked": false, "with a length": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := startSparse(t, gitrepo.Config{})
+			s.v0.Store(v0)
 			s.files(20)
 			var chunked, counted atomic.Int64
 			s.intercept(func(w http.ResponseWriter, r *http.Request) bool {

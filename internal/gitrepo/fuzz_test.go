@@ -19,8 +19,11 @@ func FuzzParseRefs(f *testing.F) {
 	f.Add([]byte("0030ERR access denied or repository not exported"))
 	f.Add([]byte("ffff" + hash))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if l, err := parseAdvertisement(newPktReader(bytes.NewReader(text))); err == nil && l.whole && l.hashes == nil {
-			t.Fatal("neither version 2 nor refs")
+		if l, err := parseAdvertisement(newPktReader(bytes.NewReader(text)), AdvertiseUpload); err == nil && (l.whole && l.hashes == nil || l.server.Receive != nil) {
+			t.Fatal("neither version 2 nor refs, or what only git-receive-pack can tell")
+		}
+		if l, err := parseAdvertisement(newPktReader(bytes.NewReader(text)), AdvertiseReceive); err == nil && (l.hashes == nil || l.server.Receive == nil) {
+			t.Fatal("no refs, or nothing about pushes")
 		}
 		if l, err := parseRefs(newPktReader(bytes.NewReader(text))); err == nil && l.hashes == nil {
 			t.Fatal("no refs and no error")
@@ -57,12 +60,12 @@ func FuzzOpenPack(f *testing.F) {
 
 // FuzzReadReport reads what a push answers: a report that is taken says that the push was.
 func FuzzReadReport(f *testing.F) {
-	f.Add([]byte("000eunpack ok\n0019ok refs/heads/main\n0000"), false)
-	f.Add([]byte("0030\x01000eunpack ok\n0019ok refs/heads/main\n00000000"), true)
+	f.Add([]byte("000eunpack ok\n0017ok refs/heads/main\n0000"), false)
+	f.Add([]byte("002e\x01000eunpack ok\n0017ok refs/heads/main\n00000000"), true)
 	f.Add([]byte("0013\x02remote: sorry\n0000"), true)
 	f.Add([]byte(""), true)
 	f.Fuzz(func(t *testing.T, answer []byte, sidebanded bool) {
-		err := readReport(t.Context(), operation{verb: "push to", branch: "main"}, bytes.NewReader(answer), receiver{Report: true, Sideband: sidebanded})
+		err := readReport(t.Context(), operation{verb: "push to", branch: "main"}, bytes.NewReader(answer), receiver{Report: true, Sideband: sidebanded}, "refs/heads/main")
 		if err == nil && !bytes.Contains(answer, []byte("ok")) {
 			t.Fatalf("%q is taken for success", answer)
 		}

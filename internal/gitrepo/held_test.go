@@ -12,7 +12,12 @@ import (
 // TestHeldBranch: a branch that another push holds, or one whose sender is gone, has not moved. It is tried again later, not at once.
 func TestHeldBranch(t *testing.T) {
 	t.Parallel()
+	eachVersion(t, testHeldBranch)
+}
+
+func testHeldBranch(t *testing.T, v0 bool) {
 	b := start(t, gitrepo.Config{})
+	b.v0.Store(v0)
 	b.create(map[string]string{"a.txt": "a\n"})
 	held := filepath.Join(b.git.Path("acme/web"), "refs", "heads", "main.lock")
 	if err := os.WriteFile(held, nil, 0o600); err != nil {

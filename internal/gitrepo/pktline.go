@@ -42,10 +42,16 @@ func newPktReader(from io.Reader) *pktReader { return &pktReader{from: bufio.New
 // io.ErrUnexpectedEOF, and ERR a refusal.
 func (r *pktReader) next() ([]byte, pkt, error) {
 	line, kind, err := r.raw()
-	if err == nil && bytes.HasPrefix(line, []byte("ERR ")) {
-		return nil, kind, &refusal{string(bytes.TrimSpace(line[4:]))}
+	if words, found := errorLine(line); err == nil && found {
+		return nil, kind, &refusal{words}
 	}
 	return line, kind, err
+}
+
+// errorLine returns the message of a line that begins with ERR (gitprotocol-pack(5), "pkt-line Format").
+func errorLine(line []byte) (words string, found bool) {
+	text, found := bytes.CutPrefix(line, []byte("ERR "))
+	return string(bytes.TrimSpace(text)), found
 }
 
 func (r *pktReader) raw() ([]byte, pkt, error) {
@@ -144,6 +150,9 @@ func (s *sideband) fill() error {
 	case bandError:
 		return &refusal{string(bytes.TrimSpace(line[1:]))}
 	default:
+		if words, found := errorLine(line); found { // the server gave up before it came to the bands
+			return &refusal{words}
+		}
 		return fmt.Errorf("%w: a sideband %d", packstream.ErrDamaged, line[0])
 	}
 	return nil
@@ -152,10 +161,9 @@ func (s *sideband) fill() error {
 // pktWriter puts pkt-lines together in memory.
 type pktWriter struct{ bytes.Buffer }
 
-func (w *pktWriter) line(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	fmt.Fprintf(w, "%04x%s\n", len(text)+5, text)
-}
+func (w *pktWriter) line(format string, args ...any) { w.text(fmt.Sprintf(format, args...) + "\n") }
+
+func (w *pktWriter) text(text string) { fmt.Fprintf(w, "%04x%s", len(text)+4, text) }
 
 func (w *pktWriter) flush()     { w.WriteString("0000") }
 func (w *pktWriter) delimiter() { w.WriteString("0001") }

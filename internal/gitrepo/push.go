@@ -8,8 +8,6 @@ import (
 	"net/http"
 
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
-	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 )
@@ -56,10 +54,10 @@ func (c *Client) Push(ctx context.Context, remote Remote, spec PushSpec) error {
 			c.learn(remote, *s)
 		}
 	}
-	sent := c.send(ctx, remote, op, takes, &packp.Command{Name: plumbing.ReferenceName(name), Old: old, New: spec.Commit.hash}, spec.Commit)
-	if kind := fault.KindOf(sent); sent != nil && kind != fault.Unavailable && kind != fault.Conflict {
+	sent := c.send(ctx, remote, op, takes, refUpdate{name, old, spec.Commit.hash}, spec.Commit)
+	if isFinal(sent) {
 		c.forget(remote) // should it have been asked in a way that it no longer knows
-		return sent      // refused for a reason: nothing was changed
+		return sent
 	}
 	if err := c.verify(ctx, remote, op, name, old, spec.Commit.hash, sent); err != nil {
 		c.forget(remote)
@@ -71,6 +69,13 @@ func (c *Client) Push(ctx context.Context, remote Remote, spec PushSpec) error {
 
 // maxUnasked bounds, in bytes, what is sent without a look at the branch before.
 const maxUnasked = 1 << 20
+
+// isFinal reports a refusal after which the branch cannot have moved. An error message in place of a report may come after the update.
+func isFinal(sent error) bool {
+	var broken *refusal
+	kind := fault.KindOf(sent)
+	return sent != nil && kind != fault.Unavailable && kind != fault.Conflict && !errors.As(sent, &broken)
+}
 
 // verify looks where the branch is after a push that ended in sent.
 func (c *Client) verify(ctx context.Context, remote Remote, op operation, name string, old, hash plumbing.Hash, sent error) error {
@@ -98,19 +103,10 @@ func (c *Client) verify(ctx context.Context, remote Remote, op operation, name s
 
 // send transfers the command and the pack, and reads the report. A small pack is sent with its length. A large one is sent while
 // it is made or, where the server wants the length before, made twice.
-func (c *Client) send(ctx context.Context, remote Remote, op operation, takes receiver, command *packp.Command, commit *Commit) error {
-	request := packp.NewReferenceUpdateRequest()
-	request.Commands = []*packp.Command{command}
-	for _, wanted := range []struct {
-		capability capability.Capability
-		takes      bool
-	}{{capability.ReportStatus, takes.Report}, {capability.Sideband64k, takes.Sideband}} {
-		if wanted.takes {
-			_ = request.Capabilities.Set(wanted.capability) // these take no argument, so it cannot fail
-		}
-	}
+func (c *Client) send(ctx context.Context, remote Remote, op operation, takes receiver, update refUpdate, commit *Commit) error {
+	command := update.encode(takes)
 	write := func(w io.Writer) error {
-		if err := request.Encode(w); err != nil {
+		if _, err := w.Write(command); err != nil {
 			return err
 		}
 		return writePack(w, commit.objects)
@@ -120,7 +116,21 @@ func (c *Client) send(ctx context.Context, remote Remote, op operation, takes re
 		return err
 	}
 	defer func() { _ = answer.Close() }() // what was read is checked by itself
-	return readReport(ctx, op, answer, takes)
+	return readReport(ctx, op, answer, takes, update.ref)
+}
+
+// refUpdate moves a ref from old to new. Receive-pack refuses it unless the ref is at old; zero means that it does not exist.
+type refUpdate struct {
+	ref      string // full name
+	old, new plumbing.Hash
+}
+
+// encode writes the command (gitprotocol-pack(5), "Reference Update Request and Packfile Transfer") as git does: without a line break.
+func (u refUpdate) encode(takes receiver) []byte {
+	request := new(pktWriter)
+	request.text(u.old.String() + " " + u.new.String() + " " + u.ref + "\x00" + takes.capabilities())
+	request.flush()
+	return request.Bytes()
 }
 
 // postPack posts what write writes to git-receive-pack.
@@ -157,52 +167,5 @@ type counter struct{ bytes int64 }
 
 func (c *counter) Write(p []byte) (int, error) {
 	c.bytes += int64(len(p))
-	return len(p), nil
-}
-
-// readReport reads what the server says of the push. An answer without a report is an Unavailable fault: the outcome is
-// unknown.
-func readReport(ctx context.Context, op operation, answer io.Reader, takes receiver) error {
-	words := &boundedBuffer{limit: 4 << 10}
-	lines := newPktReader(answer)
-	reader := io.Reader(lines.from)
-	if takes.Sideband {
-		reader = &sideband{lines: lines, words: words}
-	}
-	if !takes.Report {
-		_, err := io.Copy(io.Discard, reader)
-		if err != nil {
-			return classifyPack(ctx, op, err)
-		}
-		return nil // the look at the branch decides
-	}
-	report := packp.NewReportStatus()
-	if err := report.Decode(reader); err != nil {
-		return classifyPack(ctx, op, err)
-	}
-	if _, err := io.Copy(io.Discard, io.LimitReader(reader, maxPkt)); err != nil { // to the end, so that the connection can be used again
-		return classifyPack(ctx, op, err)
-	}
-	if report.UnpackStatus != "ok" {
-		return classifyCommand(op, "unpack error: "+report.UnpackStatus, words.String())
-	}
-	for _, status := range report.CommandStatuses {
-		if status.Status != "ok" {
-			return classifyCommand(op, status.Status, words.String())
-		}
-	}
-	return nil
-}
-
-// boundedBuffer keeps the beginning of what is written to it.
-type boundedBuffer struct {
-	bytes.Buffer
-	limit int
-}
-
-func (b *boundedBuffer) Write(p []byte) (int, error) {
-	if room := b.limit - b.Len(); room > 0 {
-		b.Buffer.Write(p[:min(room, len(p))])
-	}
 	return len(p), nil
 }

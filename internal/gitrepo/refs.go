@@ -78,7 +78,8 @@ func misunderstood(err error) bool {
 		fault.KindOf(err) == fault.Internal && err != nil
 }
 
-// advertised asks what a service has and can do. By version 2 that is no refs.
+// advertised fetches a service's capabilities and, unless it speaks version 2, its refs. An advertisement describes its own service
+// only: [AdvertiseReceive] sets listing.server.Receive and nothing else of the server, [AdvertiseUpload] sets everything but that.
 func (c *Client) advertised(ctx context.Context, remote Remote, phase Phase, op operation) (listing, error) {
 	body, err := c.advertise(ctx, remote, phase, op)
 	if err != nil {
@@ -86,7 +87,7 @@ func (c *Client) advertised(ctx context.Context, remote Remote, phase Phase, op 
 	}
 	defer func() { _ = body.Close() }() // what was read is checked by itself
 	lines := newPktReader(limit(body, op))
-	l, err := parseAdvertisement(lines)
+	l, err := parseAdvertisement(lines, phase)
 	return l, listingFault(ctx, op, cmp.Or(err, lines.end()))
 }
 
@@ -117,7 +118,9 @@ func (c *Client) listRefs(ctx context.Context, remote Remote, op operation, s se
 // beginV2 begins a request of protocol version 2.
 func beginV2(request *pktWriter, s server, command string) {
 	request.line("command=%s", command)
-	request.line("agent=%s", userAgent)
+	if s.Agent {
+		request.line("agent=%s", userAgent)
+	}
 	if s.Format {
 		request.line("object-format=sha1")
 	}
@@ -156,8 +159,8 @@ func (f failing) Read(p []byte) (int, error) {
 	return 0, f.err
 }
 
-// parseAdvertisement reads what a service says first: version 2 with its capabilities, or version 0 with its refs too.
-func parseAdvertisement(lines *pktReader) (listing, error) {
+// parseAdvertisement reads an advertisement: capabilities in version 2, capabilities and refs in versions 0 and 1.
+func parseAdvertisement(lines *pktReader, phase Phase) (listing, error) {
 	line, kind, err := lines.text()
 	if err == nil && strings.HasPrefix(line, "# service=") {
 		if _, kind, err = lines.text(); err == nil && kind == pktFlush {
@@ -166,32 +169,44 @@ func parseAdvertisement(lines *pktReader) (listing, error) {
 			err = fmt.Errorf("%w: the name of the service does not end", packstream.ErrDamaged)
 		}
 	}
+	if err == nil && line == "version 1" {
+		line, kind, err = lines.text()
+	}
 	if err != nil {
 		return listing{}, noEOF(err)
 	}
-	if line == "version 2" {
+	if line == "version 2" && phase == AdvertiseUpload {
 		return parseV2Capabilities(lines)
 	}
+	return parseV0Advertisement(lines, phase, line, kind)
+}
+
+// parseV0Advertisement reads the refs. line is the first one, with the capabilities after a zero byte.
+func parseV0Advertisement(lines *pktReader, phase Phase, line string, kind pkt) (listing, error) {
 	l := newListing()
 	l.whole = true
-	for first := true; kind == pktData; first = false {
-		if first {
-			var capabilities string
-			line, capabilities, _ = strings.Cut(line, "\x00")
-			var r receiver
-			if l.server, r, l.Head, err = parseV0(capabilities); err != nil {
-				return listing{}, err
-			}
-			l.server.Receive = &r
-		}
-		if err := l.addV0(line); err != nil {
-			return listing{}, err
-		}
-		if line, kind, err = lines.text(); err != nil {
-			return listing{}, noEOF(err)
+	line, capabilities, _ := strings.Cut(line, "\x00")
+	err := l.addCapabilities(phase, capabilities)
+	for err == nil && kind == pktData {
+		if err = l.addV0(line); err == nil {
+			line, kind, err = lines.text()
 		}
 	}
+	if err != nil {
+		return listing{}, noEOF(err)
+	}
 	return l, nil
+}
+
+func (l *listing) addCapabilities(phase Phase, text string) (err error) {
+	if phase == AdvertiseReceive {
+		var r receiver
+		r, err = parseReceiver(text)
+		l.server.Receive = &r
+		return err
+	}
+	l.server, l.Head, err = parseV0(text)
+	return err
 }
 
 func parseV2Capabilities(lines *pktReader) (listing, error) {
@@ -213,7 +228,7 @@ func parseV2Capabilities(lines *pktReader) (listing, error) {
 // addV0 takes "hash name", where a name that ends in ^{} is what a tag leads to.
 func (l *listing) addV0(line string) error {
 	text, name, _ := strings.Cut(line, " ")
-	if text == "shallow" || text == "version" {
+	if text == "shallow" {
 		return nil
 	}
 	hash, err := parseHash(text)

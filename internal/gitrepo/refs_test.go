@@ -73,7 +73,12 @@ func TestSHA256IsRefused(t *testing.T) {
 
 func TestFindJob(t *testing.T) {
 	t.Parallel()
+	eachVersion(t, testFindJob)
+}
+
+func testFindJob(t *testing.T, v0 bool) {
 	b := start(t, gitrepo.Config{})
+	b.v0.Store(v0)
 	b.create(map[string]string{"a": "1"})
 	since := b.cli("rev-parse", "main")
 	made, err := b.push(t.Context(), "main", put("x", "y"))

@@ -18,14 +18,20 @@ type server struct {
 	Sideband bool `json:"sideband,omitempty"` // version 0: packs come multiplexed; version 2 always does that
 	OfsDelta bool `json:"ofs_delta,omitempty"`
 	Quiet    bool `json:"quiet,omitempty"` // version 0: no-progress
+	Agent    bool `json:"agent,omitempty"` // clients may say what they are
 
-	Receive *receiver `json:"receive,omitempty"` // nil: not known yet
+	// Receive is nil until git-receive-pack itself has advertised it. Its JSON name changed from "receive", because older versions
+	// stored upload-pack's capabilities under that name in tip caches.
+	Receive *receiver `json:"receive_pack,omitempty"`
 }
 
-// receiver is what git-receive-pack can do.
+// receiver holds those of git-receive-pack's own capabilities that a push uses. Receive-pack has no protocol version 2.
 type receiver struct {
-	Report   bool `json:"report,omitempty"`
-	Sideband bool `json:"sideband,omitempty"`
+	Report   bool `json:"report,omitempty"`   // report-status: it reports the outcome for each ref
+	Sideband bool `json:"sideband,omitempty"` // side-band-64k: the report comes multiplexed with messages for people
+	Quiet    bool `json:"quiet,omitempty"`    // it can leave out progress messages
+	Format   bool `json:"format,omitempty"`   // it accepts object-format=sha1
+	Agent    bool `json:"agent,omitempty"`
 }
 
 // sha256 is the refusal of a repository whose objects have other names.
@@ -33,15 +39,15 @@ func sha256Refused() error {
 	return fault.Newf(fault.Invalid, "the repository's objects are named by SHA-256; only SHA-1 repositories can be read, as Bitbucket's are")
 }
 
-// parseV0 reads the capabilities of an advertisement, version 0 (gitprotocol-capabilities(5)). head is where HEAD points.
-func parseV0(capabilities string) (s server, r receiver, head string, err error) {
+// parseV0 reads what git-upload-pack advertises by version 0 (gitprotocol-capabilities(5)). head is where HEAD points.
+func parseV0(capabilities string) (s server, head string, err error) {
 	var detailed, noDone, tips, reachable bool
 	for word := range strings.FieldsSeq(capabilities) {
 		name, value, _ := strings.Cut(word, "=")
 		switch name {
 		case "object-format":
 			if value != "sha1" {
-				return s, r, "", sha256Refused()
+				return s, "", sha256Refused()
 			}
 		case "symref":
 			if target, found := strings.CutPrefix(value, "HEAD:"); found {
@@ -56,22 +62,61 @@ func parseV0(capabilities string) (s server, r receiver, head string, err error)
 		case "allow-reachable-sha1-in-want":
 			reachable = true
 		case "side-band-64k":
-			s.Sideband, r.Sideband = true, true
+			s.Sideband = true
 		case "ofs-delta":
 			s.OfsDelta = true
 		case "no-progress":
 			s.Quiet = true
+		case "agent":
+			s.Agent = true
 		case "multi_ack_detailed":
 			detailed = true
 		case "no-done":
 			noDone = true
-		case "report-status":
-			r.Report = true
 		}
 	}
 	s.Ready = detailed && noDone
 	s.ByHash = tips && reachable // a server that allows any object says both; one that means less refuses, and is taken at its word then
-	return s, r, head, nil
+	return s, head, nil
+}
+
+// parseReceiver reads what git-receive-pack advertises.
+func parseReceiver(capabilities string) (r receiver, err error) {
+	for word := range strings.FieldsSeq(capabilities) {
+		name, value, _ := strings.Cut(word, "=")
+		switch name {
+		case "object-format":
+			if value != "sha1" {
+				return r, sha256Refused()
+			}
+			r.Format = true
+		case "report-status":
+			r.Report = true
+		case "side-band-64k":
+			r.Sideband = true
+		case "quiet":
+			r.Quiet = true
+		case "agent":
+			r.Agent = true
+		}
+	}
+	return r, nil
+}
+
+// capabilities returns what a push asks for: everything it can use that the server advertised.
+func (r receiver) capabilities() string {
+	var chosen strings.Builder
+	for _, capability := range []struct {
+		text string
+		has  bool
+	}{
+		{"report-status", r.Report}, {"side-band-64k", r.Sideband}, {"quiet", r.Quiet}, {"object-format=sha1", r.Format}, {"agent=" + userAgent, r.Agent},
+	} {
+		if capability.has {
+			chosen.WriteString(" " + capability.text)
+		}
+	}
+	return chosen.String()
 }
 
 // addV2 takes one line of a version 2 advertisement: "fetch=shallow filter".
@@ -83,6 +128,8 @@ func (s *server) addV2(line string) error {
 			return sha256Refused()
 		}
 		s.Format = true
+	case "agent":
+		s.Agent = true
 	case "ls-refs":
 		s.Unborn = hasWord(value, "unborn")
 	case "fetch":

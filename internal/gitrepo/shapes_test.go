@@ -89,6 +89,10 @@ func (s *sparse) archived() map[string]string {
 // TestShapes edits one file of repositories of all kinds: what was not edited stays as it was, to the byte.
 func TestShapes(t *testing.T) {
 	t.Parallel()
+	eachVersion(t, testShapes)
+}
+
+func testShapes(t *testing.T, v0 bool) {
 	deep := strings.Repeat("d/", 200) + "leaf"
 	lfs := "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
 	for name, tc := range map[string]struct {
@@ -145,6 +149,7 @@ func TestShapes(t *testing.T) {
 			t.Parallel()
 			for _, filter := range []string{"false", "true"} {
 				s := startSparse(t, gitrepo.Config{})
+				s.v0.Store(v0)
 				s.files(20)
 				tc.make(s)
 				s.cli("config", "uploadpack.allowFilter", filter)

@@ -64,6 +64,7 @@ func (r packRequest) encodeV0(s server) *pktWriter {
 		{"filter", s.Filter && r.filter != ""},
 		{"multi_ack_detailed", r.update},
 		{"no-done", r.update},
+		{"agent=" + userAgent, s.Agent},
 	} {
 		if capability.use {
 			chosen.WriteString(" " + capability.name)
@@ -72,7 +73,7 @@ func (r packRequest) encodeV0(s server) *pktWriter {
 	request := new(pktWriter)
 	for i, want := range r.wants {
 		if i == 0 {
-			request.line("want %s%s agent=%s", want, chosen.String(), userAgent)
+			request.line("want %s%s", want, chosen.String())
 		} else {
 			request.line("want %s", want)
 		}

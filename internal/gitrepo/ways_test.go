@@ -199,7 +199,7 @@ func TestServersAreTakenToBeAlike(t *testing.T) {
 	}{
 		{"alike", false, false, gitrepo.WayShallow, "list_refs upload_pack receive_pack list_refs"},
 		{"has-a-filter", false, true, gitrepo.WayShallow, "list_refs upload_pack receive_pack list_refs"},
-		{"version-0", true, false, gitrepo.WayShallow, "list_refs advertise_upload upload_pack receive_pack advertise_upload"},
+		{"version-0", true, false, gitrepo.WayShallow, "list_refs advertise_upload upload_pack advertise_receive receive_pack advertise_upload"},
 		{"after-it", false, false, gitrepo.WayShallow, "advertise_upload list_refs upload_pack advertise_receive receive_pack list_refs"},
 	} {
 		other := cachedRemote

@@ -99,26 +99,41 @@ func Refuse(words string) Fault {
 // Rewrite changes the pkt-lines of a request before the server sees it: line gives what takes a line's place, nothing for none.
 func Rewrite(line func(string) string) Fault {
 	return func(w http.ResponseWriter, r *http.Request, server http.Handler) {
-		text, changed := body(r), new(bytes.Buffer)
-		for len(text) >= 4 {
-			length, err := strconv.ParseUint(string(text[:4]), 16, 16)
-			if err != nil || int(length) > len(text) {
-				break
-			}
-			if length < 4 {
-				changed.Write(text[:4])
-				text = text[4:]
-				continue
-			}
-			if to := line(string(text[4:length])); to != "" {
-				fmt.Fprintf(changed, "%04x%s", len(to)+4, to)
-			}
-			text = text[length:]
-		}
-		changed.Write(text)
-		r.Body, r.ContentLength = io.NopCloser(changed), int64(changed.Len())
+		changed := rewritten(body(r), line)
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(changed)), int64(len(changed))
 		server.ServeHTTP(w, r)
 	}
+}
+
+// RewriteAnswer changes the pkt-lines of the server's answer, as [Rewrite] does those of a request.
+func RewriteAnswer(line func(string) string) Fault {
+	return func(w http.ResponseWriter, r *http.Request, server http.Handler) {
+		recorded := answer(r, server)
+		w.Header().Set("Content-Type", recorded.Header().Get("Content-Type"))
+		w.WriteHeader(recorded.Code)
+		_, _ = w.Write(rewritten(recorded.Body.Bytes(), line)) // the client may be gone
+	}
+}
+
+func rewritten(text []byte, line func(string) string) []byte {
+	changed := new(bytes.Buffer)
+	for len(text) >= 4 {
+		length, err := strconv.ParseUint(string(text[:4]), 16, 16)
+		if err != nil || int(length) > len(text) {
+			break
+		}
+		if length < 4 {
+			changed.Write(text[:4])
+			text = text[4:]
+			continue
+		}
+		if to := line(string(text[4:length])); to != "" {
+			fmt.Fprintf(changed, "%04x%s", len(to)+4, to)
+		}
+		text = text[length:]
+	}
+	changed.Write(text)
+	return changed.Bytes()
 }
 
 func answer(r *http.Request, server http.Handler) *httptest.ResponseRecorder {
