@@ -230,6 +230,9 @@ func FuzzStream(f *testing.F) {
 		raw, _ := hex.DecodeString(strings.ReplaceAll(hexed, " ", ""))
 		f.Add(raw)
 	}
+	for _, order := range orders {
+		f.Add(order.pack(order.texts[:min(len(order.texts), 6)]))
+	}
 	f.Fuzz(func(t *testing.T, pack []byte) {
 		bounds := options(t, 64)
 		bounds.MaxBytes = 1 << 20

@@ -102,44 +102,47 @@ func numbered(count int) []string {
 	return texts
 }
 
+// orders are packs whose deltas come before their bases, in the orders that git index-pack accepts.
+var orders = map[string]struct {
+	texts []string
+	pack  func(texts []string) []byte
+}{
+	"a reversed chain, as long as git writes chains": {numbered(4096), reversed},
+	"an offset delta on a hash delta that waits": {numbered(3), func(texts []string) []byte {
+		var p rawPack
+		first := p.place()
+		p.onID(blobID(texts[0]), change(texts[0], texts[1]))
+		p.onOffset(first, change(texts[1], texts[2]))
+		p.blob(texts[0])
+		return p.bytes()
+	}},
+	"an offset delta on an offset delta that waits": {numbered(4), func(texts []string) []byte {
+		var p rawPack
+		first := p.place()
+		p.onID(blobID(texts[0]), change(texts[0], texts[1]))
+		second := p.place()
+		p.onOffset(first, change(texts[1], texts[2]))
+		p.onOffset(second, change(texts[2], texts[3]))
+		p.blob(texts[0])
+		return p.bytes()
+	}},
+	"deltas of both kinds on one that waits, and one on a late object": {numbered(6), func(texts []string) []byte {
+		var p rawPack
+		first := p.place()
+		p.onID(blobID(texts[0]), change(texts[0], texts[1]))
+		p.onID(blobID(texts[1]), change(texts[1], texts[2]))
+		p.onOffset(first, change(texts[1], texts[3]))
+		p.blob(texts[0])
+		p.onOffset(first, change(texts[1], texts[4]))
+		p.onID(blobID(texts[4]), change(texts[4], texts[5]))
+		return p.bytes()
+	}},
+}
+
 // TestDeltasThatWait: whatever order git index-pack accepts deltas in, their objects are found, and their contents are right.
 func TestDeltasThatWait(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct {
-		texts []string
-		pack  func(texts []string) []byte
-	}{
-		"a reversed chain, as long as git writes chains": {numbered(4096), reversed},
-		"an offset delta on a hash delta that waits": {numbered(3), func(texts []string) []byte {
-			var p rawPack
-			first := p.place()
-			p.onID(blobID(texts[0]), change(texts[0], texts[1]))
-			p.onOffset(first, change(texts[1], texts[2]))
-			p.blob(texts[0])
-			return p.bytes()
-		}},
-		"an offset delta on an offset delta that waits": {numbered(4), func(texts []string) []byte {
-			var p rawPack
-			first := p.place()
-			p.onID(blobID(texts[0]), change(texts[0], texts[1]))
-			second := p.place()
-			p.onOffset(first, change(texts[1], texts[2]))
-			p.onOffset(second, change(texts[2], texts[3]))
-			p.blob(texts[0])
-			return p.bytes()
-		}},
-		"deltas of both kinds on one that waits, and one on a late object": {numbered(6), func(texts []string) []byte {
-			var p rawPack
-			first := p.place()
-			p.onID(blobID(texts[0]), change(texts[0], texts[1]))
-			p.onID(blobID(texts[1]), change(texts[1], texts[2]))
-			p.onOffset(first, change(texts[1], texts[3]))
-			p.blob(texts[0])
-			p.onOffset(first, change(texts[1], texts[4]))
-			p.onID(blobID(texts[4]), change(texts[4], texts[5]))
-			return p.bytes()
-		}},
-	} {
+	for name, tc := range orders {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			pack := tc.pack(tc.texts)
