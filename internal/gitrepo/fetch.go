@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"slices"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/object"
@@ -213,6 +213,8 @@ func (o *objects) drop() error {
 
 // FindJob looks for the commit that a job made on the mark's branch, among those that came after since; where since is empty, among the
 // last fifty.
+//
+// It asks for more history in growing steps, because since may be gone from a branch that somebody rewrote.
 func (c *Client) FindJob(ctx context.Context, remote Remote, mark Mark, since string) (commit string, found bool, err error) {
 	op := reading(remote)
 	name := "refs/heads/" + mark.Branch
@@ -221,73 +223,88 @@ func (c *Client) FindJob(ctx context.Context, remote Remote, mark Mark, since st
 		return "", false, err
 	}
 	tip, there := l.hashes[name]
-	if !there {
+	if !there || tip.String() == since {
 		return "", false, nil
 	}
-	request := packRequest{wants: []plumbing.Hash{tip}, filter: "tree:0", ahead: readAhead}
-	if since == "" {
-		request.depth = searchDepth
-	} else {
+	request := packRequest{wants: []plumbing.Hash{tip}, depth: searchDepth, filter: "tree:0", ahead: readAhead}
+	if since != "" {
 		request.since = []plumbing.Hash{plumbing.NewHash(since)}
 	}
-	p, err := c.fetchPack(ctx, remote, op, l.server, request)
-	if err != nil {
-		return "", false, packFault(ctx, op, err)
+	for {
+		hash, more, err := c.searchPack(ctx, remote, op, l.server, request, mark.made)
+		switch refused := new(refusal); {
+		case errors.As(err, &refused) && l.server.Filter:
+			l.server.Filter = false // a server that has filters need not have this one
+		case err != nil:
+			return "", false, packFault(ctx, op, err)
+		case hash != "" || !more || since == "" || 10*request.depth > searchLimit:
+			return hash, hash != "", nil
+		default:
+			request.depth *= 10
+		}
 	}
-	hash, err := searchCommits(commitReader{p}, tip, mark.made)
-	if err = errors.Join(err, p.close()); err != nil {
-		return "", false, packFault(ctx, op, err)
-	}
-	return hash, hash != "", nil
 }
 
 const (
-	searchDepth = 50        // commits, where no starting point is known
+	searchDepth = 50        // generations of commits that are asked for first
 	searchLimit = 10_000    // commits, at all
 	readAhead   = 256 << 10 // bytes of a pack that may arrive before they are asked for
 )
 
-// commitReader reads a pack's commits, which come before all else.
-type commitReader struct{ *pack }
-
-func (r commitReader) EncodedObject(_ plumbing.ObjectType, hash plumbing.Hash) (plumbing.EncodedObject, error) {
-	for {
-		if found, here := r.Get(hash); here {
-			return fromPack(r.pack, found), nil
-		}
-		if last := r.Last(); last != 0 && last != packstream.Commit {
-			return nil, plumbing.ErrObjectNotFound
-		}
-		if err := r.Next(); errors.Is(err, io.EOF) {
-			return nil, plumbing.ErrObjectNotFound
-		} else if err != nil {
-			return nil, err
-		}
+// searchPack looks for a job's commit in one pack; more says that the depth left out commits that have not been looked at.
+func (c *Client) searchPack(ctx context.Context, remote Remote, op operation, s server, r packRequest, wanted func(*object.Commit) bool) (hash string, more bool, err error) {
+	p, err := c.fetchPack(ctx, remote, op, s, r)
+	if err != nil {
+		return "", false, err
 	}
+	hash, more, err = searchCommits(p, r, wanted)
+	return hash, more, errors.Join(err, p.close())
 }
 
-// searchCommits walks from tip through the commits that there are, to the first that is wanted.
-func searchCommits(objects objectReader, tip plumbing.Hash, wanted func(*object.Commit) bool) (string, error) {
-	seen, queue := map[plumbing.Hash]bool{tip: true}, []plumbing.Hash{tip}
-	for len(queue) > 0 && len(seen) < searchLimit {
-		hash := queue[0]
-		queue = queue[1:]
-		commit, err := readCommit(objects, hash)
-		if errors.Is(err, plumbing.ErrObjectNotFound) {
-			continue // the other side of the starting point
+// searchCommits walks from the wanted tip through the commits of the pack, to the first that is wanted. A commit that is not in it is one that
+// since leads to, but that is known at the pack's end only: objects may come in any order. The tip itself must be there, unless since leads
+// to it and the pack is empty.
+func searchCommits(p *pack, r packRequest, wanted func(*object.Commit) bool) (hash string, more bool, err error) {
+	queue, seen := slices.Clone(r.wants), map[plumbing.Hash]bool{}
+	for _, known := range slices.Concat(r.wants, r.since) {
+		seen[known] = true
+	}
+	for visited := 0; visited < len(queue) && len(seen) < searchLimit; visited++ {
+		hash := queue[visited]
+		commit, err := readCommit(packReader{p}, hash)
+		if errors.Is(err, plumbing.ErrObjectNotFound) && (visited > 0 || len(r.since) > 0 && p.empty()) {
+			continue
 		}
 		if err != nil {
-			return "", err
+			return "", false, err
 		}
 		if wanted(commit) {
-			return hash.String(), nil
+			return hash.String(), false, nil
 		}
 		for _, parent := range commit.ParentHashes {
-			if !seen[parent] {
+			switch {
+			case seen[parent]:
+			case p.boundary[hash]:
+				more = true
+			default:
 				seen[parent] = true
 				queue = append(queue, parent)
 			}
 		}
 	}
-	return "", nil
+	return "", more, nil
+}
+
+// packReader reads objects from a pack alone, parsing it as far as necessary.
+type packReader struct{ *pack }
+
+func (r packReader) EncodedObject(_ plumbing.ObjectType, hash plumbing.Hash) (plumbing.EncodedObject, error) {
+	found, here, err := r.Find(hash)
+	if err != nil {
+		return nil, err
+	}
+	if !here {
+		return nil, plumbing.ErrObjectNotFound
+	}
+	return fromPack(r.pack, found), nil
 }

@@ -39,9 +39,10 @@ func FuzzOpenPack(f *testing.F) {
 	f.Add([]byte("0008NAK\n0025\x01"+empty+"0000"), true, false)
 	f.Add([]byte("000dpackfile\n0025\x01"+empty+"0000"), true, true)
 	f.Add([]byte("0034shallow 1a2485251c33a70432394c93fb89330ef214bfc900000008NAK\n"), true, false)
+	f.Add([]byte("0011shallow-info\n0035shallow 1a2485251c33a70432394c93fb89330ef214bfc9\n0001000dpackfile\n0025\x01"+empty+"0000"), true, true)
 	f.Add([]byte("0030ERR upload-pack: not our ref 0000000000000000"), true, false)
 	f.Fuzz(func(t *testing.T, answer []byte, sidebanded, v2 bool) {
-		source, err := openPack(newPktReader(bytes.NewReader(answer)), server{V2: v2, Sideband: sidebanded}, false)
+		source, _, err := openPack(newPktReader(bytes.NewReader(answer)), server{V2: v2, Sideband: sidebanded}, false)
 		if err != nil {
 			return
 		}

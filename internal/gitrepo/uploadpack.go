@@ -108,8 +108,22 @@ func (r packRequest) encodeBounds(request *pktWriter, s server) {
 // pack is a pack that arrives, or has arrived, and what it occupies.
 type pack struct {
 	*packstream.Stream
-	body   io.Closer
-	folder string // on disk; empty where it is in memory
+	boundary boundary
+	body     io.Closer
+	folder   string // on disk; empty where it is in memory
+}
+
+// boundary holds the commits whose parents the server left out because of the depth (gitprotocol-pack(5), "shallow").
+type boundary map[plumbing.Hash]bool
+
+// add reads the rest of a line that begins with shallow.
+func (b boundary) add(text string) error {
+	hash, err := parseHash(text)
+	if err != nil {
+		return fmt.Errorf("%w: %.80q where history is cut off", packstream.ErrDamaged, text)
+	}
+	b[hash] = true
+	return nil
 }
 
 // fetchPack asks for a pack. Its objects are then read from the pack, while the rest of it arrives until it is closed, or until
@@ -123,12 +137,14 @@ func (c *Client) fetchPack(ctx context.Context, remote Remote, op operation, s s
 	if err != nil {
 		return nil, err
 	}
-	source, err := openPack(newPktReader(body), s, r.update)
+	source, edge, err := openPack(newPktReader(body), s, r.update)
 	if err != nil {
 		_ = body.Close() // only read
 		return nil, err
 	}
-	return c.open(ctx, body, source, r), nil
+	p := c.open(ctx, body, source, r)
+	p.boundary = edge
+	return p, nil
 }
 
 func (c *Client) open(ctx context.Context, body io.Closer, source io.Reader, r packRequest) *pack {
@@ -157,6 +173,14 @@ func (p *pack) complete() bool {
 	return ended
 }
 
+// empty reports that no object has been parsed.
+func (p *pack) empty() bool {
+	for range p.Objects() {
+		return false
+	}
+	return true
+}
+
 // close ends the receiving and removes what it has on disk.
 func (p *pack) close() error {
 	_ = p.body.Close() // only read
@@ -180,26 +204,32 @@ func (p *pack) all() error {
 }
 
 // openPack reads what comes before a pack: the boundary of history and the end of the negotiation.
-func openPack(lines *pktReader, s server, update bool) (io.Reader, error) {
+func openPack(lines *pktReader, s server, update bool) (io.Reader, boundary, error) {
 	if s.V2 {
 		return openPackV2(lines)
 	}
+	edge := boundary{}
 	for first := true; ; first = false {
 		line, _, err := lines.text()
+		cutOff, shallow := strings.CutPrefix(line, "shallow ")
 		switch {
 		case errors.Is(err, io.EOF) && update && !first:
-			return nil, errNotReady
+			return nil, nil, errNotReady
 		case err != nil:
-			return nil, noEOF(err)
-		case line == "", strings.HasPrefix(line, "shallow "), strings.HasPrefix(line, "unshallow "):
+			return nil, nil, noEOF(err)
+		case shallow:
+			if err := edge.add(cutOff); err != nil {
+				return nil, nil, err
+			}
+		case line == "", strings.HasPrefix(line, "unshallow "):
 		case line == "NAK" && update, isIntermediate(line):
 		case line == "NAK", strings.HasPrefix(line, "ACK "):
 			if s.Sideband {
-				return &sideband{lines: lines}, nil
+				return &sideband{lines: lines}, edge, nil
 			}
-			return lines.from, nil
+			return lines.from, edge, nil
 		default:
-			return nil, fmt.Errorf("%w: %.40q where the negotiation should end", packstream.ErrDamaged, line)
+			return nil, nil, fmt.Errorf("%w: %.40q where the negotiation should end", packstream.ErrDamaged, line)
 		}
 	}
 }
@@ -211,26 +241,31 @@ func isIntermediate(line string) bool {
 }
 
 // openPackV2 reads the sections before the pack. Where there is no pack, the server waits for more of a negotiation.
-func openPackV2(lines *pktReader) (io.Reader, error) {
-	sections := 0
+func openPackV2(lines *pktReader) (io.Reader, boundary, error) {
+	sections, edge := 0, boundary{}
 	for header := true; ; {
 		line, kind, err := lines.text()
+		cutOff, shallow := strings.CutPrefix(line, "shallow ")
 		switch {
 		case err != nil:
-			return nil, noEOF(err)
+			return nil, nil, noEOF(err)
 		case kind == pktDelimiter:
 			header = true
 		case kind != pktData && sections > 0:
-			return nil, errNotReady
+			return nil, nil, errNotReady
 		case kind != pktData:
-			return nil, io.ErrUnexpectedEOF
+			return nil, nil, io.ErrUnexpectedEOF
 		case header && line == "packfile":
-			return &sideband{lines: lines}, nil
+			return &sideband{lines: lines}, edge, nil
 		case header && line != "acknowledgments" && line != "shallow-info" && line != "wanted-refs" && line != "packfile-uris":
-			return nil, fmt.Errorf("%w: %.40q where a section begins", packstream.ErrDamaged, line)
+			return nil, nil, fmt.Errorf("%w: %.40q where a section begins", packstream.ErrDamaged, line)
 		case header:
 			header = false
 			sections++
+		case shallow:
+			if err := edge.add(cutOff); err != nil {
+				return nil, nil, err
+			}
 		}
 	}
 }

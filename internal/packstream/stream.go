@@ -155,14 +155,6 @@ func (s *Stream) Objects() iter.Seq[Object] {
 	}
 }
 
-// Last is the kind of the object that was parsed last, 0 before the first. Git sends commits, then tags, trees, and blobs last.
-func (s *Stream) Last() Kind {
-	if len(s.objects) == 0 {
-		return 0
-	}
-	return s.objects[len(s.objects)-1].Kind
-}
-
 // Get is an object that was parsed already.
 func (s *Stream) Get(id ID) (Object, bool) {
 	i, found := s.byID[id]
