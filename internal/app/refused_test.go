@@ -81,7 +81,7 @@ func newRefusing(t *testing.T) *refusing {
 	if _, err := r.known.Touch(t.Context(), installation.Call{ID: "i"}); err != nil {
 		t.Fatal(err)
 	}
-	r.config.Git, r.config.REST, r.config.TempDir = gitAdapter{git}, rest, git.TempFolder()
+	r.config.Git, r.config.REST, r.config.TempDir = gitAdapter{git, r.ring}, rest, git.TempFolder()
 	r.config.Tokens, r.config.Installs, r.config.Installations, r.config.Names = r.vault, r.vault, r.known, r.known
 	return r
 }
