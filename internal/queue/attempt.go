@@ -101,7 +101,7 @@ func (s *Server) begin(ctx context.Context, j job.Job) (verdict string, opened o
 	switch answer[0] {
 	case "run":
 	case "over":
-		return answer[0], opening{}, s.client.run(ctx, j.Class, answer[1:])
+		return answer[0], opening{}, s.client.run(ctx, j.Installation, j.Class, answer[1:])
 	case "parked":
 		return answer[0], opening{}, s.Redis.SAdd(ctx, parkedSet, j.Installation).Err()
 	default:
@@ -261,7 +261,7 @@ func (s *Server) write(ctx context.Context, r *run, out outcome, result job.Resu
 	if err != nil {
 		return "", unavailable(err, "record the end of a job")
 	}
-	if err := s.client.run(ctx, j.Class, answer[1:]); err != nil {
+	if err := s.client.run(ctx, j.Installation, j.Class, answer[1:]); err != nil {
 		s.Logger.WarnContext(ctx, "jobs that waited for a slot could not be run; the sweep does it", slog.String("error", err.Error()))
 	}
 	return answer[0], nil

@@ -178,7 +178,7 @@ func (c *Client) cancel(ctx context.Context, installation, id string, leaveRunni
 		if err := c.inspector.DeleteTask(answer[2], taskID(id, generation)); err != nil && !isGone(err) {
 			c.Logger.DebugContext(ctx, "a canceled job's task could not be deleted; it ends when it is taken up", slog.String("error", err.Error()))
 		}
-		if err := c.run(ctx, class, answer[3:]); err != nil {
+		if err := c.run(ctx, installation, class, answer[3:]); err != nil {
 			return job.Status{}, err
 		}
 	default:

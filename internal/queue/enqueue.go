@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -35,6 +34,7 @@ func (c *Client) Enqueue(ctx context.Context, j job.Job) (status job.Status, cre
 	keys, arguments := c.creation(j, parked)
 	attachedCtx, record := c.grouped.Attach(ctx, createScript, keys, arguments...)
 	_, taskErr := c.tasks.EnqueueContext(attachedCtx, task)
+	placed := taskErr == nil
 	if errors.Is(taskErr, asynq.ErrTaskIDConflict) {
 		taskErr = nil
 	}
@@ -48,6 +48,12 @@ func (c *Client) Enqueue(ctx context.Context, j job.Job) (status job.Status, cre
 	case "0":
 		if answer[1] != j.Digest && j.Event == "" {
 			return job.Status{}, false, fault.Newf(fault.Conflict, "this Idempotency-Key was used for another request; use a new key, or send the same body")
+		}
+		if parked && placed {
+			// The record was made by a call that did not get as far as the task, and may hold a slot: nobody else would run this one.
+			if err := c.run(ctx, j.Installation, j.Class, []string{taskID(j.ID, j.Generation)}); err != nil {
+				return job.Status{}, false, err
+			}
 		}
 		status, err := c.Get(ctx, j.Installation, j.ID)
 		return status, false, err
@@ -121,7 +127,7 @@ func (c *Client) admit(ctx context.Context, j job.Job, parked, full, free bool) 
 	c.full.set(j.Installation, j.Class, full)
 	switch {
 	case free:
-		return c.run(ctx, j.Class, []string{taskID(j.ID, j.Generation)})
+		return c.run(ctx, j.Installation, j.Class, []string{taskID(j.ID, j.Generation)})
 	case parked && c.full.tell(j.Installation, c.Now()):
 		if err := c.Redis.SAdd(ctx, parkedSet, j.Installation).Err(); err != nil {
 			return unavailable(err, "queue a job")
@@ -139,39 +145,6 @@ func (c *Client) forgetReplaced(ctx context.Context, class, task string) {
 	if err := c.inspector.DeleteTask(class, task); err != nil && !isGone(err) {
 		c.Logger.DebugContext(ctx, "a replaced job's task could not be deleted; it ends when it is taken up", slog.String("error", err.Error()))
 	}
-}
-
-// run puts tasks into the queue that waited for a slot. One that is on its way into its wait just now is tried again for a while; one
-// that runs or is gone needs nothing.
-func (c *Client) run(ctx context.Context, class job.Class, tasks []string) error {
-	giveUp := c.Now().Add(wakeWait)
-	for len(tasks) > 0 {
-		var busy []string
-		for _, task := range tasks {
-			err := c.inspector.RunTask(string(class), task)
-			if err == nil || isGone(err) {
-				continue
-			}
-			info, err := c.inspector.GetTaskInfo(string(class), task)
-			switch {
-			case isGone(err):
-			case err != nil:
-				return unavailable(err, "run a job that waited")
-			case slices.Contains([]asynq.TaskState{asynq.TaskStateActive, asynq.TaskStateRetry, asynq.TaskStateScheduled}, info.State):
-				busy = append(busy, task) // on its way into its wait, or there since it was looked at
-			}
-		}
-		if len(busy) == 0 || c.Now().After(giveUp) {
-			return nil // whoever is left is found by the sweep
-		}
-		tasks = busy
-		select {
-		case <-ctx.Done():
-			return unavailable(ctx.Err(), "run a job that waited")
-		case <-time.After(wakePause):
-		}
-	}
-	return nil
 }
 
 // fullness is what a process knows of installations whose slots are taken, from the last answer. It is a guess: createScript judges.

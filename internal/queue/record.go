@@ -128,3 +128,14 @@ func failureText(kind fault.Kind, detail string) string {
 	}
 	return string(text)
 }
+
+// recordOf is the part of a record that HMGET answered; fields that are not there are left out.
+func recordOf(fields []string, values []any) record {
+	found := record{}
+	for i, value := range values {
+		if text, ok := value.(string); ok {
+			found[fields[i]] = text
+		}
+	}
+	return found
+}

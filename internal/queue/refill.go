@@ -46,7 +46,7 @@ func (c *Client) refill(ctx context.Context, installation string, class job.Clas
 		return 0, unavailable(err, "look after parked jobs")
 	}
 	parked, taken, tasks := answer.numbers[0], answer.numbers[1], answer.numbers[2]
-	if err := c.run(ctx, class, answer.texts[:tasks]); err != nil {
+	if err := c.run(ctx, installation, class, answer.texts[:tasks]); err != nil {
 		return 0, err
 	}
 	for _, id := range answer.texts[tasks:] {
@@ -76,7 +76,7 @@ func (c *Client) doubt(ctx context.Context, installation string, class job.Class
 	case err == nil && (info.State == asynq.TaskStateActive || info.State == asynq.TaskStatePending):
 		return nil
 	case err == nil && !job.State(state).Ended() && state != "":
-		return c.run(ctx, class, []string{task})
+		return c.run(ctx, installation, class, []string{task})
 	}
 	if err := c.Redis.ZRem(ctx, slotsKey(installation, class), id).Err(); err != nil {
 		return unavailable(err, "look after parked jobs")

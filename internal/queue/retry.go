@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"strconv"
-	"time"
 
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
@@ -89,11 +88,6 @@ func (c *Client) kept(ctx context.Context, installation string, found record) ([
 	return payload, nil
 }
 
-const (
-	wakeWait  = 2 * time.Second // for tasks that are on their way into their wait
-	wakePause = 20 * time.Millisecond
-)
-
 // Wake runs the installation's jobs that wait for a token, oldest first and as many at once as the installation may have, and
 // returns how many woke. A job that is about to wait just now runs again at once instead.
 func (c *Client) Wake(ctx context.Context, installation string) (int, error) {
@@ -114,7 +108,7 @@ func (c *Client) Wake(ctx context.Context, installation string) (int, error) {
 		}
 	}
 	for pair := answer[1:]; len(pair) > 1; pair = pair[2:] {
-		if err := c.run(ctx, job.Class(pair[0]), pair[1:2]); err != nil {
+		if err := c.run(ctx, installation, job.Class(pair[0]), pair[1:2]); err != nil {
 			return woken, err
 		}
 	}

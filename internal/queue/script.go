@@ -31,20 +31,26 @@ const isEnded = `
 local function isEnded(state) return state == 'succeeded' or state == 'failed' or state == 'expired' or state == 'canceled' end
 `
 
-// promote lets parked jobs of a class into the queue while their installation has slots free, oldest first. It returns the ids of
-// their tasks, which are the caller's to run. Without a cap everything may run.
+// promote lets parked jobs of a class into the queue while their installation has slots free, oldest first and at most 500 at a time:
+// a script that returned more would not fit on Lua's stack, and the sweep lets the rest follow. Entries whose job has ended or is gone
+// give their turn to the next one. It returns the ids of the tasks, which the caller must run. Without a cap every job may run.
 const promote = `
 local function promote(slots, parked, cap, now, records)
   local tasks = {}
   local free = cap - redis.call('ZCARD', slots)
   if cap == 0 then free = redis.call('ZCARD', parked) end
-  if free <= 0 then return tasks end
-  for _, id in ipairs(redis.call('ZRANGE', parked, 0, free - 1)) do
-    redis.call('ZREM', parked, id)
-    local have = redis.call('HMGET', records .. id, 'state', 'generation')
-    if have[1] and not isEnded(have[1]) then
-      if cap > 0 then redis.call('ZADD', slots, now, id) end
-      tasks[#tasks + 1] = have[2] == '0' and id or id .. '.' .. have[2]
+  free = math.min(free, 500)
+  for _ = 1, 20 do
+    if #tasks >= free then break end
+    local ids = redis.call('ZRANGE', parked, 0, free - #tasks - 1)
+    if #ids == 0 then break end
+    for _, id in ipairs(ids) do
+      redis.call('ZREM', parked, id)
+      local have = redis.call('HMGET', records .. id, 'state', 'generation')
+      if have[1] and not isEnded(have[1]) then
+        if cap > 0 then redis.call('ZADD', slots, now, id) end
+        tasks[#tasks + 1] = have[2] == '0' and id or id .. '.' .. have[2]
+      end
     end
   end
   return tasks
