@@ -365,7 +365,7 @@ func TestFaults(t *testing.T) {
 // forgettingTokens is a vault that holds nothing, as it does with a token that is about to expire.
 type forgettingTokens struct{ *memoryTokens }
 
-func (forgettingTokens) Put(context.Context, string, forge.Actor, forge.OAuthToken) (bool, error) {
+func (forgettingTokens) Put(context.Context, string, forge.Actor, forge.OAuthToken, time.Time) (bool, error) {
 	return false, nil
 }
 
