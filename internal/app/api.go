@@ -63,7 +63,7 @@ func RunAPI(ctx context.Context, environ []string, log io.Writer, listening func
 		return err
 	}
 	private, err := b.opsListener(ctx, settings.OpsAddr, map[string]func(context.Context) error{
-		"forge_keys": func(context.Context) error { return verifier.Ready() }, "redis": inlet.readiness(jobs.Ping),
+		"forge_keys": func(context.Context) error { return verifier.Ready() }, "redis": inlet.readiness(jobs.Ready),
 	}, ops.Dashboard{User: settings.DashboardUser, Password: settings.DashboardPassword, Write: settings.DashboardWrite})
 	if err != nil {
 		return err

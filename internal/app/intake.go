@@ -59,18 +59,20 @@ func (b *base) newDoor(ctx context.Context, settings config.API, jobs *queue.Cli
 	return d, nil
 }
 
-// readiness makes of a Redis that is away a reason to be watched and none to be taken out of service, as long as the disk takes
-// deliveries.
-func (d *door) readiness(ping func(context.Context) error) func(context.Context) error {
+// readiness turns a Redis that is away, or refuses writes, into a degraded state as long as the disk takes deliveries: a reason to look
+// at it, and none to take the receiver out of service. The text says what is wrong with Redis, and how much waits.
+func (d *door) readiness(ready func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
-		err := ping(ctx)
+		err := ready(ctx)
 		if d.disk == nil || err == nil {
 			return err
 		}
 		stats := d.disk.Stats()
 		if d.Refusing() || stats.Bytes >= d.size {
-			return fault.Wrapf(fault.Unavailable, err, "redis is away and the spool is full (GITSMITH_SPOOL_SIZE) or cannot be written: deliveries are refused")
+			return fault.Wrapf(fault.Unavailable, err,
+				"%s, and the spool is full (GITSMITH_SPOOL_SIZE) or cannot be written: deliveries are refused", fault.Public(err))
 		}
-		return ops.Degraded{Err: fault.Wrapf(fault.Unavailable, err, "redis is away; %d deliveries wait on this receiver's disk, %d of %d bytes", stats.Records, stats.Bytes, d.size)}
+		return ops.Degraded{Err: fault.Wrapf(fault.Unavailable, err, "%s; deliveries that wait on this receiver's disk: %d (%d of %d bytes)",
+			fault.Public(err), stats.Records, stats.Bytes, d.size)}
 	}
 }

@@ -72,7 +72,7 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 	if err != nil {
 		return fmt.Errorf("GITSMITH_API_URL: %w", err)
 	}
-	private, err := b.opsListener(ctx, settings.OpsAddr, map[string]func(context.Context) error{"redis": queue.NewClient(b.queue).Ping}, ops.Dashboard{})
+	private, err := b.opsListener(ctx, settings.OpsAddr, map[string]func(context.Context) error{"redis": queue.NewClient(b.queue).Ready}, ops.Dashboard{})
 	if err != nil {
 		return err
 	}

@@ -225,7 +225,7 @@ func TestHangingRedis(t *testing.T) {
 	h.jobs = queue.NewClient(queue.Options{Redis: client, Keyring: h.ring})
 	h.known = installation.New(client, installation.Options{})
 	h.tokens = vault.New(client, h.ring, vault.Options{})
-	p := h.start(func(config *intake.Config) { config.Patience = 200 * time.Millisecond; config.Ping = h.jobs.Ping })
+	p := h.start(func(config *intake.Config) { config.Patience = 200 * time.Millisecond; config.Ping = h.jobs.Writable })
 	delivery := h.delivery("e1", h.token(time.Hour))
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // what Forge's calls have
 	defer cancel()

@@ -70,7 +70,7 @@ func newHouse(t *testing.T) *house {
 // config is an intake's without a spool.
 func (h *house) config() intake.Config {
 	return intake.Config{
-		Jobs: h.jobs, Tokens: h.tokens, Installations: h.known, Ping: h.jobs.Ping, Keyring: h.ring,
+		Jobs: h.jobs, Tokens: h.tokens, Installations: h.known, Ping: h.jobs.Writable, Keyring: h.ring,
 		Logger: slog.New(slog.NewJSONHandler(h.log, nil)), Look: 10 * time.Millisecond,
 	}
 }

@@ -27,6 +27,7 @@ type Client struct {
 	tasks     *asynq.Client
 	inspector *asynq.Inspector
 	full      fullness
+	probe     probe
 }
 
 // NewClient makes a Client.
@@ -37,22 +38,6 @@ func NewClient(options Options) *Client {
 		Options: options, grouped: grouped, tasks: asynq.NewClientFromRedisClient(grouped),
 		inspector: asynq.NewInspectorFromRedisClient(options.Redis),
 	}
-}
-
-// Ping reports whether Redis is there.
-func (c *Client) Ping(ctx context.Context) error {
-	if err := c.Redis.Ping(ctx).Err(); err != nil {
-		return unavailable(err, "redis")
-	}
-	return nil
-}
-
-// Writable reports whether Redis takes writes: one that is full, or has become a replica, answers a ping all the same.
-func (c *Client) Writable(ctx context.Context) error {
-	if err := c.Redis.Set(ctx, writableKey, 1, time.Minute).Err(); err != nil {
-		return unavailable(err, "redis")
-	}
-	return nil
 }
 
 // Instance names the Redis servers that answer, by the ids that each gives itself at its start; empty where they give none.
