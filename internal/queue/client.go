@@ -208,21 +208,41 @@ type Depth struct {
 	Latency                                     time.Duration // age of the oldest pending task
 }
 
-// Depths are all queues', by name; one that nobody has used yet is empty.
-func (c *Client) Depths(_ context.Context) ([]Depth, error) {
-	var depths []Depth
-	for _, name := range slices.Sorted(maps.Keys(classes())) {
-		info, err := c.inspector.GetQueueInfo(name)
-		switch { // asynq exports no error for a queue that is not there yet
-		case err != nil && strings.Contains(err.Error(), "NOT_FOUND"):
-			depths = append(depths, Depth{Queue: name})
-		case err != nil:
+// Depths are all queues', by name; one that nobody has used yet is empty. They are counted without asynq's GetQueueInfo, which fails for a
+// queue in which a single task is damaged, and measures the memory of tasks each time.
+func (c *Client) Depths(ctx context.Context) ([]Depth, error) {
+	names := slices.Sorted(maps.Keys(classes()))
+	pipeline := c.Redis.Pipeline()
+	type counts struct {
+		pending, active, scheduled, retry, archived *redis.IntCmd
+		oldest                                      *redis.StringCmd
+	}
+	asked := make([]counts, len(names))
+	for i, name := range names {
+		asked[i] = counts{
+			pipeline.LLen(ctx, listKey(name, "pending")), pipeline.LLen(ctx, listKey(name, "active")), pipeline.ZCard(ctx, listKey(name, "scheduled")),
+			pipeline.ZCard(ctx, listKey(name, "retry")), pipeline.ZCard(ctx, listKey(name, "archived")), pipeline.LIndex(ctx, listKey(name, "pending"), -1),
+		}
+	}
+	if _, err := pipeline.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, unavailable(err, "look at the queues")
+	}
+	depths := make([]Depth, len(names))
+	for i, name := range names {
+		each := asked[i]
+		depths[i] = Depth{
+			Queue: name, Pending: int(each.pending.Val()), Active: int(each.active.Val()), Scheduled: int(each.scheduled.Val()),
+			Retry: int(each.retry.Val()), Archived: int(each.archived.Val()),
+		}
+		if each.oldest.Val() == "" {
+			continue
+		}
+		since, err := c.Redis.HGet(ctx, taskPrefix(name)+each.oldest.Val(), "pending_since").Int64() // nanoseconds
+		switch {
+		case err == nil:
+			depths[i].Latency = max(c.Now().Sub(time.Unix(0, since)), 0)
+		case !errors.Is(err, redis.Nil): // it is being taken just now, or gone
 			return nil, unavailable(err, "look at the queues")
-		default:
-			depths = append(depths, Depth{
-				Queue: name, Pending: info.Pending, Active: info.Active, Scheduled: info.Scheduled, Retry: info.Retry,
-				Archived: info.Archived, Latency: info.Latency,
-			})
 		}
 	}
 	return depths, nil

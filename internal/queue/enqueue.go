@@ -76,7 +76,7 @@ func (c *Client) HaveTasks(ctx context.Context, class job.Class, ids []string) (
 	pipeline := c.Redis.Pipeline()
 	answers := make([]*redis.IntCmd, len(ids))
 	for i, id := range ids {
-		answers[i] = pipeline.Exists(ctx, "asynq:{"+string(class)+"}:t:"+taskID(id, 0))
+		answers[i] = pipeline.Exists(ctx, taskPrefix(string(class))+taskID(id, 0))
 	}
 	if _, err := pipeline.Exec(ctx); err != nil && len(ids) > 0 {
 		return nil, unavailable(err, "look for tasks")

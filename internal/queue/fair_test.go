@@ -134,10 +134,10 @@ func TestForgottenSlots(t *testing.T) {
 	if n := b.redis.ZCard(t.Context(), "gitsmith:{"+installation+"}:parked:interactive").Val(); n != 1 {
 		t.Fatalf("%d parked", n)
 	}
-	b.serve(queue.ServerConfig{}, succeed) // its first sweep comes before anything else
+	server := b.serve(queue.ServerConfig{}, succeed) // its first sweep comes before anything else
 	b.await("a", job.Succeeded)
 	eventually(t, func() error {
-		if err := queue.Sweep(t.Context(), b.client); err != nil {
+		if err := server.Refill(t.Context()); err != nil {
 			return err
 		}
 		status, err := b.client.Get(t.Context(), installation, "b")

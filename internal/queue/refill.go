@@ -13,15 +13,15 @@ import (
 const doubtfulAge = 30 * time.Second
 
 // refillAll sees to it that no job stays parked while its installation has slots: whoever was to run it may have died.
-func (c *Client) refillAll(ctx context.Context) error {
-	installations, err := c.Redis.SMembers(ctx, parkedSet).Result()
+func (s *Server) refillAll(ctx context.Context) error {
+	installations, err := s.Redis.SMembers(ctx, parkedSet).Result()
 	if err != nil {
 		return unavailable(err, "look after parked jobs")
 	}
 	for _, installation := range installations {
 		parked := 0
 		for _, class := range job.Classes() {
-			left, err := c.refill(ctx, installation, class)
+			left, err := s.refill(ctx, installation, class)
 			if err != nil {
 				return err
 			}
@@ -29,7 +29,7 @@ func (c *Client) refillAll(ctx context.Context) error {
 		}
 		if parked == 0 {
 			// Whoever parks one at this moment tells the set again within seconds, or the jobs that run now let it follow.
-			if err := c.Redis.SRem(ctx, parkedSet, installation).Err(); err != nil {
+			if err := s.Redis.SRem(ctx, parkedSet, installation).Err(); err != nil {
 				return unavailable(err, "look after parked jobs")
 			}
 		}
@@ -38,19 +38,19 @@ func (c *Client) refillAll(ctx context.Context) error {
 }
 
 // refill returns how many jobs stay parked or hold a slot.
-func (c *Client) refill(ctx context.Context, installation string, class job.Class) (int, error) {
-	now := c.Now()
+func (s *Server) refill(ctx context.Context, installation string, class job.Class) (int, error) {
+	now := s.Now()
 	keys := []string{slotsKey(installation, class), parkedKey(installation, class)}
-	answer, err := numbersAndTexts(refillScript.Run(ctx, c.Redis, keys, c.Cap, now.UnixMilli(), prefix(installation)+"job:", now.Add(-doubtfulAge).UnixMilli()).Result())
+	answer, err := numbersAndTexts(refillScript.Run(ctx, s.Redis, keys, s.Cap, now.UnixMilli(), prefix(installation)+"job:", now.Add(-doubtfulAge).UnixMilli()).Result())
 	if err != nil {
 		return 0, unavailable(err, "look after parked jobs")
 	}
 	parked, taken, tasks := answer.numbers[0], answer.numbers[1], answer.numbers[2]
-	if err := c.run(ctx, installation, class, answer.texts[:tasks]); err != nil {
+	if err := s.client.run(ctx, installation, class, answer.texts[:tasks]); err != nil {
 		return 0, err
 	}
 	for _, id := range answer.texts[tasks:] {
-		if err := c.doubt(ctx, installation, class, id); err != nil {
+		if err := s.doubt(ctx, installation, class, id); err != nil {
 			return 0, err
 		}
 	}
@@ -58,8 +58,8 @@ func (c *Client) refill(ctx context.Context, installation string, class job.Clas
 }
 
 // doubt looks after a slot that is old: its task may have been forgotten, or be gone.
-func (c *Client) doubt(ctx context.Context, installation string, class job.Class, id string) error {
-	found, err := c.Redis.HMGet(ctx, recordKey(installation, id), "generation", "state").Result()
+func (s *Server) doubt(ctx context.Context, installation string, class job.Class, id string) error {
+	found, err := s.Redis.HMGet(ctx, recordKey(installation, id), "generation", "state").Result()
 	if err != nil {
 		return unavailable(err, "look after parked jobs")
 	}
@@ -69,16 +69,21 @@ func (c *Client) doubt(ctx context.Context, installation string, class job.Class
 	if generation != "" && generation != "0" {
 		task += "." + generation
 	}
-	info, err := c.inspector.GetTaskInfo(string(class), task)
+	info, err := s.client.inspector.GetTaskInfo(string(class), task)
 	switch {
 	case err != nil && !isGone(err):
 		return unavailable(err, "look after parked jobs")
 	case err == nil && (info.State == asynq.TaskStateActive || info.State == asynq.TaskStatePending):
 		return nil
-	case err == nil && !job.State(state).Ended() && state != "":
-		return c.run(ctx, installation, class, []string{task})
+	case job.State(state).Ended() || state == "":
+	case err == nil:
+		return s.client.run(ctx, installation, class, []string{task})
+	default:
+		if err := s.lose(ctx, installation, id, class); err != nil || job.State(state) == job.Running {
+			return err // the slot of one that ran for too long goes with its end
+		}
 	}
-	if err := c.Redis.ZRem(ctx, slotsKey(installation, class), id).Err(); err != nil {
+	if err := s.Redis.ZRem(ctx, slotsKey(installation, class), id).Err(); err != nil {
 		return unavailable(err, "look after parked jobs")
 	}
 	return nil

@@ -64,6 +64,8 @@ type Server struct {
 
 	mu   sync.Mutex
 	runs map[*run]struct{} // under way
+
+	looked map[string]int // the sweeper's: where in asynq's lists it goes on
 }
 
 // maxBegun is how often a job may take its worker down with it before it is given up.
@@ -87,7 +89,7 @@ func NewServer(options Options, config ServerConfig) *Server {
 	setDefault(&config.TokenWait, 2*time.Hour)
 	s := &Server{
 		Options: options, config: config, client: NewClient(options), slots: make(chan struct{}, config.Concurrency),
-		runs: map[*run]struct{}{},
+		runs: map[*run]struct{}{}, looked: map[string]int{},
 	}
 	s.base, s.halt = context.WithCancelCause(context.Background())
 	s.life, s.end = context.WithCancel(context.Background())

@@ -32,11 +32,11 @@ func (s *Server) sweep(ctx context.Context) {
 }
 
 func (s *Server) sweepAll(ctx context.Context) {
-	if err := s.client.refillAll(ctx); err != nil && s.life.Err() == nil {
+	if err := s.refillAll(ctx); err != nil && s.life.Err() == nil {
 		s.Logger.WarnContext(ctx, "parked jobs could not be looked after", slog.String("error", err.Error()))
 	}
 	for queue := range classes() {
-		if err := s.sweepQueue(ctx, queue); err != nil && s.life.Err() == nil {
+		if err := errors.Join(s.sweepQueue(ctx, queue), s.tend(ctx, queue)); err != nil && s.life.Err() == nil {
 			s.Logger.WarnContext(ctx, "a queue could not be swept", slog.String("queue", queue), slog.String("error", err.Error()))
 		}
 	}
@@ -62,10 +62,12 @@ func (s *Server) sweepQueue(ctx context.Context, queue string) error {
 	if err != nil {
 		return err
 	}
+	var lost []string
 	for _, id := range ids {
 		info, err := s.client.inspector.GetTaskInfo(queue, id)
 		switch {
 		case isBroken(info, id, err):
+			lost = append(lost, id)
 			err = s.quarantine(ctx, queue, id, errors.Is(err, asynq.ErrTaskNotFound))
 		case errors.Is(err, asynq.ErrQueueNotFound):
 			err = nil // nothing was queued by asynq's own client yet
@@ -74,11 +76,11 @@ func (s *Server) sweepQueue(ctx context.Context, queue string) error {
 			return err
 		}
 	}
-	return nil
+	return s.endLost(ctx, queue, lost)
 }
 
 func activeKeys(queue string) []string {
-	return []string{"asynq:{" + queue + "}:active", "asynq:{" + queue + "}:lease"}
+	return []string{listKey(queue, "active"), listKey(queue, "lease")}
 }
 
 // isBroken tells a task that nobody can ever read, or whose content is gone, from a Redis that is away. asynq has no error for
@@ -104,7 +106,7 @@ return message`)
 
 // quarantine puts a task that asynq cannot read aside, where an operator finds it, and lets the queue go on.
 func (s *Server) quarantine(ctx context.Context, queue, id string, empty bool) error {
-	keys := append(activeKeys(queue), "asynq:{"+queue+"}:t:"+id)
+	keys := append(activeKeys(queue), taskPrefix(queue)+id)
 	message, err := quarantineScript.Run(ctx, s.Redis, keys, id, empty).Text()
 	if errors.Is(err, redis.Nil) {
 		return nil
@@ -113,9 +115,14 @@ func (s *Server) quarantine(ctx context.Context, queue, id string, empty bool) e
 		return err
 	}
 	s.Logger.ErrorContext(ctx, "a task in Redis is damaged and is put into quarantine", slog.String("queue", queue), slog.String("task", id))
+	return s.putAside(ctx, queue+" "+id+" "+message)
+}
+
+// putAside adds to what operators find in quarantine: queue, task and what it held.
+func (s *Server) putAside(ctx context.Context, tasks ...any) error {
 	pipeline := s.Redis.TxPipeline()
-	pipeline.LPush(ctx, quarantineKey, queue+" "+id+" "+message)
+	pipeline.LPush(ctx, quarantineKey, tasks...)
 	pipeline.LTrim(ctx, quarantineKey, 0, maxQuarantine-1)
-	_, err = pipeline.Exec(ctx)
+	_, err := pipeline.Exec(ctx)
 	return err
 }

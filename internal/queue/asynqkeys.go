@@ -1,0 +1,190 @@
+package queue
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/job"
+)
+
+// asynq trims its archive in one script, which unpacks everything older than 90 days or beyond 10,000 tasks: from about 8,000 ids on, Lua
+// refuses, after the script has deleted the tasks. Ours are trimmed before asynq's bounds are reached.
+const (
+	archiveAge   = 80 * 24 * time.Hour
+	archiveSize  = 9_500
+	archivePiece = 500 // tasks that one script removes
+	lookPiece    = 500 // ids that one sweep looks at in each of a queue's lists
+	sampled      = 20  // ids at the head of each list that asynq's own GetQueueInfo reads
+	scanPiece    = 1000
+)
+
+// lists are where asynq keeps the ids of a queue's tasks, but for the active ones.
+var lists = [...]string{"pending", "scheduled", "retry", "archived", "completed"}
+
+func taskPrefix(queue string) string { return listKey(queue, "t") + ":" }
+
+func listKey(queue, list string) string { return "asynq:{" + queue + "}:" + list }
+
+// tend repairs what asynq does not: the names of its queues, its archive, and ids whose task is gone.
+func (s *Server) tend(ctx context.Context, queue string) error {
+	// asynq's client adds the name once in its life, so that a set that is lost stays lost and every inspector finds no queue.
+	if err := s.Redis.SAdd(ctx, "asynq:queues", queue).Err(); err != nil {
+		return err
+	}
+	if err := s.trimArchive(ctx, queue); err != nil {
+		return err
+	}
+	var lost []string
+	for _, list := range lists {
+		ids, err := s.dropOrphans(ctx, queue, list)
+		if err != nil {
+			return err
+		}
+		if list != "archived" && list != "completed" { // those jobs have ended
+			lost = append(lost, ids...)
+		}
+	}
+	return s.endLost(ctx, queue, lost)
+}
+
+// trimScript removes the oldest tasks of an archive.
+//
+// KEYS: archived. ARGV: prefix of tasks, Unix time before which a task is too old, how many are kept, how many are removed at most.
+// Returns how many were removed.
+var trimScript = redis.NewScript(`
+local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT', 0, ARGV[4])
+local excess = math.min(redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[3]), tonumber(ARGV[4]))
+if excess > #ids then ids = redis.call('ZRANGE', KEYS[1], 0, excess - 1) end
+for _, id in ipairs(ids) do
+  redis.call('DEL', ARGV[1] .. id)
+  redis.call('ZREM', KEYS[1], id)
+end
+return #ids`)
+
+func (s *Server) trimArchive(ctx context.Context, queue string) error {
+	oldest := s.Now().Add(-archiveAge).Unix()
+	for {
+		removed, err := trimScript.Run(ctx, s.Redis, []string{listKey(queue, "archived")}, taskPrefix(queue), oldest, archiveSize, archivePiece).Int()
+		if err != nil || removed < archivePiece {
+			return err
+		}
+	}
+}
+
+// orphanScript removes ids whose task is gone from a list: a task is written and listed in one script, so that there is none on its way.
+//
+// KEYS: list. ARGV: prefix of tasks, how many ids at the head, and how many from where on. Returns {ids from there on, ids removed...}.
+var orphanScript = redis.NewScript(`
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'none' then return {0} end
+local range, remove = 'LRANGE', function(id) redis.call('LREM', KEYS[1], 0, id) end
+if kind == 'zset' then range, remove = 'ZRANGE', function(id) redis.call('ZREM', KEYS[1], id) end end
+local rest = redis.call(range, KEYS[1], ARGV[4], ARGV[4] + ARGV[3] - 1)
+local removed, answer = {}, {#rest}
+for _, ids in ipairs({redis.call(range, KEYS[1], 0, ARGV[2] - 1), rest}) do
+  for _, id in ipairs(ids) do
+    if not removed[id] and redis.call('HEXISTS', ARGV[1] .. id, 'msg') == 0 then
+      removed[id] = true
+      remove(id)
+      redis.call('DEL', ARGV[1] .. id)
+      answer[#answer + 1] = id
+    end
+  end
+end
+return answer`)
+
+// dropOrphans looks at a list's head, which asynq's inspector fails on, and at a further part of it at each sweep.
+func (s *Server) dropOrphans(ctx context.Context, queue, list string) ([]string, error) {
+	key := listKey(queue, list)
+	answer, err := texts(orphanScript.Run(ctx, s.Redis, []string{key}, taskPrefix(queue), sampled, lookPiece, s.looked[key]).Result())
+	if err != nil {
+		return nil, err
+	}
+	s.looked[key] += lookPiece
+	if record(map[string]string{"": answer[0]}).number("") < lookPiece {
+		s.looked[key] = 0
+	}
+	orphans := answer[1:]
+	if len(orphans) == 0 {
+		return nil, nil
+	}
+	s.Logger.ErrorContext(ctx, "tasks are gone from Redis although their ids are listed; the ids are put into quarantine, and the jobs end as failed",
+		slog.String("queue", queue), slog.String("list", list), slog.Int("count", len(orphans)))
+	aside := make([]any, len(orphans))
+	for i, id := range orphans {
+		aside[i] = queue + " " + id + " "
+	}
+	return orphans, s.putAside(ctx, aside...)
+}
+
+// endLost ends the jobs of tasks that are gone. Nothing but the task says whose they were, so all records are looked through, which is
+// rare and done in small pieces.
+func (s *Server) endLost(ctx context.Context, queue string, tasks []string) error {
+	if len(tasks) == 0 {
+		return nil
+	}
+	wanted := map[string]bool{}
+	for _, task := range tasks {
+		wanted[jobOf(task)] = true
+	}
+	search := func(ctx context.Context, node redis.UniversalClient) error {
+		for cursor := uint64(0); ; {
+			keys, next, err := node.Scan(ctx, cursor, recordKey("*", "*"), scanPiece).Result()
+			if err != nil {
+				return err
+			}
+			for _, key := range keys {
+				installation, id, _ := strings.Cut(strings.TrimPrefix(key, "gitsmith:{"), "}:job:")
+				if !wanted[id] {
+					continue
+				}
+				if err := s.lose(ctx, installation, id, job.Class(queue)); err != nil {
+					return err
+				}
+			}
+			if cursor = next; cursor == 0 {
+				return nil
+			}
+		}
+	}
+	if cluster, ok := s.Redis.(*redis.ClusterClient); ok {
+		return cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return search(ctx, node) })
+	}
+	return search(ctx, s.Redis)
+}
+
+// lose ends a job whose task is gone, and with it what the job was to do. An attempt that is under way ends by itself, unless its worker is
+// gone too; and a batch queues a repository's first run again.
+func (s *Server) lose(ctx context.Context, installation, id string, class job.Class) error {
+	found, err := s.Redis.HGetAll(ctx, recordKey(installation, id)).Result()
+	if err != nil {
+		return unavailable(err, "look for a lost job")
+	}
+	read := record(found)
+	state, generation := job.State(read["state"]), read.number("generation")
+	switch {
+	case state == "" || state.Ended() || read["class"] != string(class):
+		return nil
+	case state == job.Running && s.Now().Sub(read.time("started")) < s.config.JobTimeout+stopMargin:
+		return nil
+	case state == job.Queued && generation == 0 && read["batch"] != "":
+		return nil
+	}
+	_, err = s.client.inspector.GetTaskInfo(string(class), taskID(id, generation))
+	if !isGone(err) {
+		return nil // a newer run's is there, or Redis is away
+	}
+	lost := &run{job: job.Job{ID: id, Installation: installation, Class: class, Generation: generation, CreatedAt: read.time("created")}}
+	if read["batch"] != "" {
+		lost.job.Batch = job.BatchRef{ID: read["batch"], Item: read.number("item")}
+	}
+	_, err = s.write(ctx, lost, outcome{
+		state: job.Failed, counted: true, kind: fault.Unavailable, detail: "redis lost what this job was to do, so it cannot run; ask for it again",
+	}, job.Result{})
+	return err
+}
