@@ -15,7 +15,7 @@ FUZZTIME ?= 1m
 BENCHFLAGS ?=
 # Parts of `make soak`, with | between several.
 SOAK ?= .*
-# What `make test` and `make race` hand to go test, such as TESTFLAGS='-run TestX ./internal/ops'.
+# What `make test`, `make test-all` and `make race` hand to go test, such as TESTFLAGS='-run TestX ./internal/ops'.
 TESTFLAGS ?= ./...
 
 # A node that `make test-tools` had to bring along comes before the system's.
@@ -49,7 +49,7 @@ $(APP)/dist/index.html: $(APP)/package-lock.json $(APP)/build.mjs $(APP)/index.h
 ##@ Check
 
 .PHONY: ci
-ci: fmt-check vet lint build app manifest test ## what a change must pass
+ci: fmt-check vet lint build app manifest test test-all ## what a change must pass
 
 .PHONY: fmt-check
 fmt-check: $(BIN)/gofumpt
@@ -64,14 +64,20 @@ vet:
 lint: $(BIN)/golangci-lint ## the linters of .golangci.yml
 	$(BIN)/golangci-lint run
 
-.PHONY: test
 # Three packages at once: most tests wait for git and Redis more than they compute.
-test: test-tools app $(BIN)/gotestsum ## every test with the race detector, in random order
-	$(BIN)/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg -- -race -shuffle=on -p 3 -timeout 20m $(TESTFLAGS)
+GOTEST = $(BIN)/gotestsum --format pkgname-and-test-fails --format-hide-empty-pkg -- -race -shuffle=on -p 3 -timeout 20m
+
+.PHONY: test
+test: test-tools app $(BIN)/gotestsum ## the tests with the race detector, in random order, but for the longest ones
+	$(GOTEST) -short $(TESTFLAGS)
+
+.PHONY: test-all
+test-all: test-tools app $(BIN)/gotestsum ## the same with the longest ones: large repositories, kills under load, every way beside its peers
+	$(GOTEST) $(TESTFLAGS)
 
 .PHONY: race
 race: ## the same ten times over, to find what goes wrong rarely
-	$(MAKE) test TESTFLAGS='-count 10 $(TESTFLAGS)'
+	$(MAKE) test-all TESTFLAGS='-count 10 $(TESTFLAGS)'
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME (default 1m), one after another

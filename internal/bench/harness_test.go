@@ -37,6 +37,9 @@ func TestEveryWay(t *testing.T) {
 
 func TestManyThroughTheQueue(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long; make test-all runs it")
+	}
 	f := startFleet(t, t.TempDir(), t.TempDir(), tiny(), 3, atOnce)
 	rows, batched := queueRows(), batchRows()
 	f.round(rows)

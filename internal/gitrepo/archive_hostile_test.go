@@ -66,6 +66,9 @@ func TestUnsafeTreesAreRefused(t *testing.T) {
 // A few kilobytes that unpack to eight billion files.
 func TestTreesWithoutEndAreRefused(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long; make test-all runs it")
+	}
 	r := newArchiveRepo(t)
 	mode, hash := "100644", r.object("blob", "x")
 	for range 4 {

@@ -68,6 +68,9 @@ func (s archiveServer) fetchAndArchive(want Want, spec ArchiveSpec) ([]byte, int
 // What a job stores is the same whichever server packed it in whichever way, in memory and on disk, at every depth.
 func TestArchiveOfASnapshotIsAlwaysTheSame(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long; make test-all runs it")
+	}
 	r := motley(t)
 	historyOf(r, 60)
 	commit := strings.TrimSpace(r.git("rev-parse", "history~10"))

@@ -234,6 +234,9 @@ func TestEmptyTree(t *testing.T) {
 
 func TestArchiveDoesNotDependOnThePacking(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long; make test-all runs it")
+	}
 	r := motley(t)
 	historyOf(r, 60)
 	whole := archiveRepo{t, filepath.Join(t.TempDir(), "whole.git")}

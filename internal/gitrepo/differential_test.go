@@ -50,7 +50,11 @@ type differential struct {
 // TestEditsAreTheGitCommandLines makes 300 random edits by both: the trees are the same.
 func TestEditsAreTheGitCommandLines(t *testing.T) {
 	t.Parallel()
-	const checks, edits = 100, 3
+	const edits = 3
+	checks := int64(100)
+	if testing.Short() {
+		checks /= 5 // as rapid does
+	}
 	d := &differential{bench: start(t, gitrepo.Config{CacheDir: t.TempDir()}), theirs: t.TempDir()}
 	files := map[string]string{}
 	for path, file := range begin() {

@@ -208,7 +208,7 @@ func unhex(hash string) string {
 func TestManyRefs(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("50,000 refs")
+		t.Skip("50,000 refs; make test-all runs it")
 	}
 	s := startSparse(t, gitrepo.Config{})
 	s.files(20)
@@ -228,7 +228,7 @@ func TestManyRefs(t *testing.T) {
 func TestLargeThings(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("100 MB")
+		t.Skip("100 MB; make test-all runs it")
 	}
 	s := startSparse(t, gitrepo.Config{})
 	s.files(20)

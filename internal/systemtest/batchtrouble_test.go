@@ -285,6 +285,9 @@ func (r weathered) check(t testing.TB, b badDay, p *trouble) {
 // TestBatchTrouble: rate limits and broken connections delay a batch and change nothing; what cannot succeed is asked once and named.
 func TestBatchTrouble(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long; make test-all runs it")
+	}
 	b := badDay{repositories: 40, refused: 4, every: 25, spells: 6, spell: 500 * time.Millisecond, seed: rand.Uint64()}
 	r, p := b.run(t)
 	r.check(t, b, p)

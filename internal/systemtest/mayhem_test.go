@@ -119,6 +119,9 @@ func (r survived) check(t testing.TB, m mayhem) {
 // done.
 func TestKillsUnderLoad(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long; make test-all runs it")
+	}
 	m := mayhem{events: 600, rate: 200, installations: 4, pause: time.Second, concurrency: 4}
 	m.run(t).check(t, m)
 }
