@@ -94,7 +94,8 @@ func showsADryRun(t *testing.T, open opener) {
 	p := open(api, "batches/b1", view{})
 	p.sees("Nothing was pushed yet", "+22", "−1")
 	// What the form asked for holds for the real push.
-	p.sees("5 repositories first, up to 50% next, then the rest", "10% of a stage", "16 repositories", "600 repositories an hour at most", "you")
+	p.until(`[...document.querySelectorAll(".terms dd")].map((each) => each.innerText).join("; ") ===
+		"5 repositories first, up to 50% (118) next, then the rest; 10% of a stage; 16 repositories; 600 repositories an hour at most; you"`)
 	for how, look := range map[string]view{"light": {}, "dark": {dark: true}, "phone": {width: 360}, "phone-dark": {width: 360, dark: true}} {
 		p.look(look)
 		p.until(`document.documentElement.dataset.colorMode === "` + map[bool]string{false: "light", true: "dark"}[look.dark] + `"`)

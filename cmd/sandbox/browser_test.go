@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/ops/browsertest"
 )
 
@@ -83,10 +84,8 @@ func startsADryRun(t *testing.T, sandbox *sandbox, page visitor, list string) {
 		"path-0", "NAME", "content-0", "{{values.team}}\n", "open", "off", "canary", "1", "then", "60%", "stop", "2", "concurrency", "3", "dryRun", "on")
 	page.click("Start the dry run")
 	page.sees("Nothing was pushed yet")
-	terms := []string{"1 repository first, up to 60% next, then the rest", "2 in a stage", "3 repositories", "you"}
-	for _, term := range terms {
-		page.sees(term)
-	}
+	page.Wait(`[...document.querySelectorAll(".terms dd")].map((each) => each.innerText).join("; ") ===
+		"1 repository first, up to 60% (3) next, then the rest; 2 in a stage; 3 repositories; you"`)
 	page.shot("page-start")
 	page.click("Start it")
 	page.Wait(`!document.body.innerText.includes("dry run") && document.body.innerText.includes("5 of 5 repositories")`)
@@ -96,6 +95,7 @@ func startsADryRun(t *testing.T, sandbox *sandbox, page visitor, list string) {
 	var listed struct {
 		Batches []struct {
 			DryRun      bool           `json:"dry_run"`
+			Stage       *batch.Stage   `json:"stage"`
 			Rollout     map[string]any `json:"rollout"`
 			Concurrency int            `json:"concurrency"`
 		} `json:"batches"`
@@ -105,8 +105,8 @@ func startsADryRun(t *testing.T, sandbox *sandbox, page visitor, list string) {
 	}
 	for i, each := range listed.Batches {
 		want := map[string]any{"canary": 1.0, "then": "60%", "stop_at_failures": 2.0}
-		if each.DryRun != (i == 1) || !maps.Equal(each.Rollout, want) || each.Concurrency != 3 {
-			t.Errorf("batch %d: %+v", i, each)
+		if each.DryRun != (i == 1) || (each.Stage == nil) != each.DryRun || !maps.Equal(each.Rollout, want) || each.Concurrency != 3 {
+			t.Errorf("batch %d: %+v, stage %+v", i, each, each.Stage)
 		}
 	}
 }
@@ -149,6 +149,7 @@ func (v visitor) click(text string) {
 func (v visitor) shot(name string) {
 	v.tb.Helper()
 	if folder := os.Getenv("GITSMITH_SHOTS"); folder != "" {
+		v.Wait("document.getAnimations().length === 0") // the bar grows for a moment
 		v.Screenshot(filepath.Join(folder, "sandbox-"+name+".png"))
 	}
 }

@@ -13,10 +13,9 @@ import (
 	"github.com/gitsmith/gitsmith/internal/job"
 )
 
-// plan is what a batch was asked for beside its push.
+// plan is how a batch is carried out, beside its push.
 type plan struct {
-	Actor                string
-	Principal            string
+	Actor, Principal     string
 	Rollout              *batch.Rollout
 	Concurrency, PerHour int
 }
@@ -27,58 +26,62 @@ func (b *bundle) plan(id string) plan {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return plan{status.Actor, b.redis.HGet(b.t.Context(), "gitsmith:{"+installation+"}:batch:"+id, "principal").Val(), status.Rollout, status.Concurrency, status.PerHour}
+	principal := b.redis.HGet(b.t.Context(), "gitsmith:{"+installation+"}:batch:"+id, "principal").Val()
+	return plan{status.Actor, principal, status.Rollout, status.Concurrency, status.PerHour}
 }
 
-// askFor creates a batch as it comes out of a caller's request.
-func (b *bundle) askFor(id, requester string, actor forge.Actor, body map[string]any) error {
+// ask creates a batch as a call by requester does.
+func (b *bundle) ask(id, requester string, actor forge.Actor, request batch.Request) error {
 	b.t.Helper()
 	_, _, err := b.store.Create(b.t.Context(), batch.Batch{
-		ID: id, Installation: installation, Actor: actor, Requester: requester, CreatedAt: b.store.Now(), Digest: "digest of " + id, Request: b.parse(body),
+		ID: id, Installation: installation, Actor: actor, Requester: requester, CreatedAt: b.store.Now(), Digest: "digest of " + id, Request: request,
 	})
 	return err
 }
 
-// TestFromInherits: what a dry run was asked for holds for the batch that is started from it, but for what that one gives itself. The actor
-// always holds.
+// TestFromInherits: a batch that is started from a dry run has the dry run's actor, and its roll-out, concurrency and rate where the request
+// does not give another. Only the dry run's requester can start it.
 func TestFromInherits(t *testing.T) {
+	type body = map[string]any
+	rollout := &batch.Rollout{Canary: batch.Share{Number: 1}, Then: batch.Share{Percent: 50}, StopAtFailures: batch.Share{Percent: 25}}
+	whole := body{"dry_run": true, "rollout": rollout, "concurrency": 3, "per_hour": 600}
+	const ada = "712020:alice"
+	cases := map[string]struct {
+		requester string
+		actor     forge.Actor // as the call has it
+		body      body
+		want      plan
+		refused   string
+	}{
+		"everything":              {ada, alice, body{"from": "user"}, plan{"user", ada, rollout, 3, 600}, ""},
+		"the app's":               {"", system, body{"from": "app"}, plan{"system", "", rollout, 3, 600}, ""},
+		"the app's, for a user":   {ada, alice, body{"from": "bot"}, plan{"system", "", rollout, 3, 600}, ""},
+		"the defaults":            {"", system, body{"from": "bare"}, plan{"system", "", nil, 16, 0}, ""},
+		"another roll-out":        {ada, alice, body{"from": "user", "rollout": body{"canary": 2}}, plan{"user", ada, &batch.Rollout{Canary: batch.Share{Number: 2}}, 3, 600}, ""},
+		"no roll-out":             {ada, alice, body{"from": "user", "rollout": body{}}, plan{"user", ada, nil, 3, 600}, ""},
+		"another pace":            {ada, alice, body{"from": "user", "concurrency": 7, "per_hour": 5}, plan{"user", ada, rollout, 7, 5}, ""},
+		"the actor confirmed":     {ada, alice, body{"from": "user", "actor": "user"}, plan{"user", ada, rollout, 3, 600}, ""},
+		"not as the app":          {ada, alice, body{"from": "user", "actor": "system"}, plan{}, `actor: the dry run acts as "user"`},
+		"not as a user":           {ada, alice, body{"from": "bot", "actor": "user"}, plan{}, `actor: the dry run acts as "system"`},
+		"not by another user":     {"712020:bob", forge.Actor{Kind: forge.ActorUser, Principal: "712020:bob"}, body{"from": "user"}, plan{}, "there is no batch"},
+		"not by the app":          {"", system, body{"from": "user"}, plan{}, "only that user can start it"},
+		"not the app's by a user": {ada, alice, body{"from": "app"}, plan{}, "there is no batch"},
+	}
 	onBoth(t, func(b *bundle) {
 		b.serve(func(context.Context, job.Job) (job.Result, error) {
 			return job.Result{Push: &job.PushResult{Branch: "b", DryRun: true, Parent: "p", Tree: "t"}}, nil
 		})
-		shares := map[string]any{"canary": 1, "then": "50%", "stop_at_failures": "25%"}
-		rollout := &batch.Rollout{Canary: batch.Share{Number: 1}, Then: batch.Share{Percent: 50}, StopAtFailures: batch.Share{Percent: 25}}
-		whole := map[string]any{"dry_run": true, "rollout": shares, "concurrency": 3, "per_hour": 600}
-		for id, actor := range map[string]forge.Actor{"hers": alice, "system's": system} {
-			b.createAs(id, actor, b.request(4, whole))
+		b.createAs("user", alice, b.request(4, whole))
+		b.createAs("app", system, b.request(4, whole))
+		if err := b.ask("bot", ada, system, b.request(4, whole)); err != nil {
+			b.t.Fatal(err)
 		}
-		b.create("bare", b.request(2, map[string]any{"dry_run": true}))
-		for _, id := range []string{"hers", "system's", "bare"} {
+		b.create("bare", b.request(2, body{"dry_run": true}))
+		for _, id := range []string{"user", "app", "bot", "bare"} {
 			b.finished(id)
 		}
-		for name, tc := range map[string]struct {
-			requester string
-			actor     forge.Actor // as the call would have it
-			body      map[string]any
-			want      plan
-			refused   string
-		}{
-			"all of it":             {alice.Principal, alice, map[string]any{"from": "hers"}, plan{"user", alice.Principal, rollout, 3, 600}, ""},
-			"by a call without":     {alice.Principal, system, map[string]any{"from": "hers"}, plan{"user", alice.Principal, rollout, 3, 600}, ""},
-			"the app stays it":      {"", system, map[string]any{"from": "system's"}, plan{"system", "", rollout, 3, 600}, ""},
-			"nothing was asked":     {"", system, map[string]any{"from": "bare"}, plan{"system", "", nil, 16, 0}, ""},
-			"another roll-out":      {alice.Principal, alice, map[string]any{"from": "hers", "rollout": map[string]any{"canary": 2}}, plan{"user", alice.Principal, &batch.Rollout{Canary: batch.Share{Number: 2}}, 3, 600}, ""},
-			"no roll-out":           {alice.Principal, alice, map[string]any{"from": "hers", "rollout": map[string]any{}}, plan{"user", alice.Principal, nil, 3, 600}, ""},
-			"another pace":          {alice.Principal, alice, map[string]any{"from": "hers", "concurrency": 7, "per_hour": 5}, plan{"user", alice.Principal, rollout, 7, 5}, ""},
-			"the actor is given":    {alice.Principal, alice, map[string]any{"from": "hers", "actor": "user"}, plan{"user", alice.Principal, rollout, 3, 600}, ""},
-			"not the app":           {alice.Principal, system, map[string]any{"from": "hers", "actor": "system"}, plan{}, `actor: the dry run acts as "user"`},
-			"not a user":            {"", system, map[string]any{"from": "system's", "actor": "user"}, plan{}, `actor: the dry run acts as "system"`},
-			"not another user":      {"712020:bob", forge.Actor{Kind: forge.ActorUser, Principal: "712020:bob"}, map[string]any{"from": "hers"}, plan{}, "there is no batch"},
-			"not the app itself":    {"", system, map[string]any{"from": "hers"}, plan{}, "only that user can start it"},
-			"not the app's, by her": {alice.Principal, alice, map[string]any{"from": "system's"}, plan{}, "there is no batch"},
-			"not for her, by Bob":   {"712020:bob", alice, map[string]any{"from": "hers"}, plan{}, "there is no batch"},
-		} {
-			err := b.askFor(name, tc.requester, tc.actor, tc.body)
+		for name, tc := range cases {
+			err := b.ask(name, tc.requester, tc.actor, b.parse(tc.body))
 			if tc.refused != "" {
 				if fault.KindOf(err) != fault.Invalid || !strings.Contains(fault.Public(err), tc.refused) {
 					b.t.Errorf("%s: %v, want %q", name, err, tc.refused)
@@ -96,8 +99,7 @@ func TestFromInherits(t *testing.T) {
 	})
 }
 
-// TestDryRunHasNoStages: a dry run looks at every repository, however many fail, and says how the batch is to be rolled out. The batch that is
-// started from it has the stages, and stops.
+// TestDryRunHasNoStages: a dry run tries every repository, however many fail. The batch that is started from it has the stages, and stops.
 func TestDryRunHasNoStages(t *testing.T) {
 	onBoth(t, func(b *bundle) {
 		b.serve(func(_ context.Context, j job.Job) (job.Result, error) {
@@ -112,7 +114,7 @@ func TestDryRunHasNoStages(t *testing.T) {
 		if status.State != batch.StateFinished || status.Totals[batch.Succeeded] != 20 || status.Totals[batch.Failed] != 5 || status.Stage != nil {
 			b.t.Fatalf("%+v", status)
 		}
-		if err := b.askFor("real", "", system, map[string]any{"from": "dry"}); err != nil {
+		if err := b.ask("real", "", system, b.parse(map[string]any{"from": "dry"})); err != nil {
 			b.t.Fatal(err)
 		}
 		stopped := b.await("real", "it stops", func(s batch.Status) bool { return s.State == batch.StateStopped && s.Totals[batch.Running] == 0 })

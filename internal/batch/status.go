@@ -90,8 +90,8 @@ func (s *Store) statusOf(read ledger, installation, id string) Status {
 	}
 	status := Status{
 		ID: id, Installation: installation, Title: title, State: State(read.fields["state"]), Reason: read.fields["reason"],
-		DryRun: read.fields["dry"] == "1", From: read.fields["from"], Actor: read.fields["actor"], Requester: requesterOf(read.fields),
-		Rollout: rolloutOf(read), Concurrency: read.number("concurrency"), PerHour: read.number("per_hour"), CreatedAt: read.time("created"), EndedAt: read.time("ended"),
+		DryRun: read.fields["dry"] == "1", From: read.fields["from"], Rollout: rolloutOf(read.fields), Concurrency: read.number("concurrency"), PerHour: read.number("per_hour"),
+		Actor: read.fields["actor"], Requester: requesterOf(read.fields), CreatedAt: read.time("created"), EndedAt: read.time("ended"),
 		Total: read.number("total"), Totals: maps.Clone(read.counts),
 	}
 	status.Totals[Queued] += status.Totals[pending]
@@ -113,13 +113,10 @@ func (s *Store) statusOf(read ledger, installation, id string) Status {
 	return status
 }
 
-// rolloutOf is the roll-out that was asked for; nil for none.
-func rolloutOf(read ledger) *Rollout {
+// rolloutOf returns the roll-out that was asked for; nil for none.
+func rolloutOf(fields map[string]string) *Rollout {
 	share := func(field string) Share {
-		parsed, err := parseShare(read.fields[field])
-		if err != nil {
-			return Share{} // it is not there
-		}
+		parsed, _ := parseShare(fields[field]) // a field that is not there is the zero Share
 		return parsed
 	}
 	rollout := Rollout{Canary: share("canary"), Then: share("then"), StopAtFailures: share("stop")}

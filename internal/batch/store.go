@@ -193,16 +193,19 @@ func (s *Store) plan(ctx context.Context, b Batch) (plan, error) {
 			entries[i].Values = s.Keyring.Seal(plain, valuesContext(b.Installation, b.ID, i)...)
 		}
 	}
-	title := b.Title
 	if b.From != "" {
-		var err error
-		if work, title, entries, err = s.repeat(ctx, b); err != nil {
+		dry, err := s.dryRun(ctx, b)
+		if err != nil {
 			return plan{}, err
 		}
-		if err = s.inherit(ctx, &b); err != nil {
+		if err := b.inherit(dry); err != nil {
+			return plan{}, err
+		}
+		if work, entries, err = s.repeat(ctx, b); err != nil {
 			return plan{}, err
 		}
 	}
+	title := b.Title
 	if title == "" {
 		title, _, _ = strings.Cut(strings.TrimSpace(work.Push.Message), "\n")
 		title = strings.ToValidUTF8(title[:min(len(title), maxTitle)], "")
@@ -262,53 +265,76 @@ func valuesContext(installation, id string, item int) []string {
 	return []string{"batch values", installation, id, strconv.Itoa(item)}
 }
 
-// repeat takes over what a dry run found: its push, and those of its repositories that it would have changed.
-func (s *Store) repeat(ctx context.Context, b Batch) (work spec, title string, entries []entry, err error) {
-	wrong := func(format string, arguments ...any) error {
-		return fault.Newf(fault.Invalid, "from: "+format, arguments...)
+// dryRun returns the dry run that b repeats. An Invalid fault says why it cannot be repeated, or that its requester is another.
+func (s *Store) dryRun(ctx context.Context, b Batch) (Status, error) {
+	wrong := func(format string, arguments ...any) (Status, error) {
+		return Status{}, fault.Newf(fault.Invalid, "from: "+format, arguments...)
 	}
-	before, err := s.Get(ctx, b.Installation, b.From)
+	dry, err := s.Get(ctx, b.Installation, b.From)
 	switch {
-	case fault.KindOf(err) == fault.NotFound && err != nil, err == nil && before.Requester != b.Requester && b.Requester != "":
-		return spec{}, "", nil, wrong("there is no batch %.40q, or its time is over", b.From)
-	case err == nil && before.Requester != b.Requester:
-		return spec{}, "", nil, wrong("the dry run is a user's; only that user can start it")
+	case fault.KindOf(err) == fault.NotFound && err != nil, err == nil && dry.Requester != b.Requester && b.Requester != "":
+		return wrong("there is no batch %.40q, or its time is over", b.From)
+	case err == nil && dry.Requester != b.Requester:
+		return wrong("the dry run is a user's; only that user can start it")
 	case err != nil:
-		return spec{}, "", nil, err
-	case !before.DryRun:
-		return spec{}, "", nil, wrong("batch %s is no dry run", b.From)
-	case before.State != StateFinished:
-		return spec{}, "", nil, wrong("the dry run is %s; wait until it has finished", before.State)
-	case before.Totals[Succeeded] == 0:
-		return spec{}, "", nil, wrong("the dry run found nothing to change")
+		return Status{}, err
+	case !dry.DryRun:
+		return wrong("batch %s is no dry run", b.From)
+	case dry.State != StateFinished:
+		return wrong("the dry run is %s; wait until it has finished", dry.State)
+	case dry.Totals[Succeeded] == 0:
+		return wrong("the dry run found nothing to change")
 	}
+	return dry, nil
+}
+
+// inherit completes b with what its dry run was asked for: always the actor, and the roll-out and the pace where b gives none. The
+// requester is the same, so that a user's dry run is continued by that user.
+func (b *Batch) inherit(dry Status) error {
+	if kind := forge.ActorKind(dry.Actor); b.Request.Actor != "" && b.Request.Actor != kind {
+		return fault.Newf(fault.Invalid, "actor: the dry run acts as %q, and so does the batch that is started from it; leave actor out, or make another dry run", kind)
+	}
+	b.Actor = forge.Actor{Kind: forge.ActorKind(dry.Actor)}
+	if b.Actor.Kind == forge.ActorUser {
+		b.Actor.Principal = b.Requester
+	}
+	if b.Title == "" {
+		b.Title = dry.Title
+	}
+	if b.Rollout == nil {
+		b.Rollout = dry.Rollout
+	}
+	b.Concurrency = cmp.Or(b.Concurrency, dry.Concurrency)
+	b.PerHour = cmp.Or(b.PerHour, dry.PerHour)
+	return nil
+}
+
+// repeat takes over what a dry run found: its push, and those of its repositories that it would have changed.
+func (s *Store) repeat(ctx context.Context, b Batch) (work spec, entries []entry, err error) {
 	original, err := s.spec(ctx, b.Installation, b.From)
 	if err != nil {
-		return spec{}, "", nil, err
+		return spec{}, nil, err
 	}
 	push := *original.Push
 	push.DryRun = false
 	work = spec{Push: &push}
-	if title = b.Title; title == "" {
-		title = before.Title
-	}
 	numbers, err := s.numbers(ctx, b.Installation, b.From, Succeeded)
 	if err != nil {
-		return spec{}, "", nil, err
+		return spec{}, nil, err
 	}
 	kept, err := s.entries(ctx, b.Installation, b.From, numbers)
 	if err != nil {
-		return spec{}, "", nil, err
+		return spec{}, nil, err
 	}
 	statuses, err := s.Jobs.GetAll(ctx, b.Installation, jobIDs(b.From, numbers))
 	if err != nil {
-		return spec{}, "", nil, err
+		return spec{}, nil, err
 	}
 	for i, each := range kept {
 		if len(each.Values) > 0 { // they are sealed for their place
 			plain, err := s.Keyring.Open(each.Values, valuesContext(b.Installation, b.From, numbers[i])...)
 			if err != nil {
-				return spec{}, "", nil, fault.Wrapf(fault.Internal, err, "a repository's values cannot be opened: their sealing key is not in GITSMITH_SEAL_KEYS any more")
+				return spec{}, nil, fault.Wrapf(fault.Internal, err, "a repository's values cannot be opened: their sealing key is not in GITSMITH_SEAL_KEYS any more")
 			}
 			each.Values = s.Keyring.Seal(plain, valuesContext(b.Installation, b.ID, i)...)
 		}
@@ -318,26 +344,7 @@ func (s *Store) repeat(ctx context.Context, b Batch) (work spec, title string, e
 		each.Index = &numbers[i]
 		entries = append(entries, each)
 	}
-	return work, title, entries, nil
-}
-
-// inherit completes a batch with what its dry run was asked for: the actor always, the roll-out and the pace where the request has none.
-func (s *Store) inherit(ctx context.Context, b *Batch) error {
-	dry, err := s.ledger(ctx, b.Installation, b.From)
-	if err != nil {
-		return err
-	}
-	actor := actorOf(dry.fields)
-	if b.Request.Actor != "" && b.Request.Actor != actor.Kind {
-		return fault.Newf(fault.Invalid, "actor: the dry run acts as %q, and so does the batch that is started from it; leave actor out, or make another dry run", actor.Kind)
-	}
-	b.Actor = actor
-	if b.Rollout == nil {
-		b.Rollout = rolloutOf(dry)
-	}
-	b.Concurrency = cmp.Or(b.Concurrency, dry.number("concurrency"), defaultConcurrency)
-	b.PerHour = cmp.Or(b.PerHour, dry.number("per_hour"))
-	return nil
+	return work, entries, nil
 }
 
 // expectOf is what a dry run's job found. Of one whose result is gone nothing can match, so that the repository is left alone.

@@ -116,7 +116,7 @@ export function NewBatch({ workspace, go }) {
       <section aria-labelledby="how">
         <h2 id="how">Roll-out</h2>
         <Check id="dryRun" label="Dry run" hint="Nothing is pushed. You see each repository's diff, and can start it from there." value={form.dryRun} set={put("dryRun")} />
-        <Check id="staged" label="In stages" hint="A few repositories first; the rest follows while few fail." value={form.staged} set={put("staged")} />
+        <Check id="staged" label="In stages" hint={form.dryRun ? "The dry run itself has none. When you start it: a few repositories first; the rest follows while few fail." : "A few repositories first; the rest follows while few fail."} value={form.staged} set={put("staged")} />
         <div className="grid">
           {form.staged && (
             <>

@@ -34,9 +34,9 @@ export function stateText(batch) {
   return { resolving: "looking for repositories" }[batch.state] ?? batch.state;
 }
 
-// pushTerms are how the batch that is started from a dry run will proceed: it inherits all of this.
-export function pushTerms({ actor, rollout, concurrency, per_hour: perHour }) {
-  const share = (value) => (typeof value === "number" ? repositories(value) : value);
+// pushTerms are how the batch that is started from a dry run will proceed: it inherits all of this. It has the repositories that succeeded.
+export function pushTerms({ actor, rollout, concurrency, per_hour: perHour, totals }) {
+  const share = (value) => (typeof value === "number" ? repositories(value) : `${value} (${count(Math.ceil((parseFloat(value) * sum(totals, ["succeeded"])) / 100))})`);
   const { canary, then, stop_at_failures: stop } = rollout ?? {};
   const stages = [canary && `${share(canary)} first`, then && (canary ? `up to ${share(then)} next` : `${share(then)} first`)].filter(Boolean);
   return [
