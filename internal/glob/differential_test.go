@@ -190,7 +190,7 @@ func TestMeansWhatDoublestarDocuments(t *testing.T) {
 			}
 		}
 	})
-	if matched < 100 || braced < 20 {
+	if !testing.Short() && (matched < 100 || braced < 20) { // with -short rapid draws a fifth
 		t.Errorf("only %d paths matched, %d of them by braces", matched, braced)
 	}
 }
