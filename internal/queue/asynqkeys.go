@@ -2,10 +2,13 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
@@ -30,26 +33,17 @@ func taskPrefix(queue string) string { return listKey(queue, "t") + ":" }
 
 func listKey(queue, list string) string { return "asynq:{" + queue + "}:" + list }
 
-// tend repairs what asynq does not: the names of its queues, its archive, and ids whose task is gone.
+// tend repairs what asynq does not: its archive, and ids whose task is gone.
 func (s *Server) tend(ctx context.Context, queue string) error {
-	// asynq's client adds the name once in its life, so that a set that is lost stays lost and every inspector finds no queue.
-	if err := s.Redis.SAdd(ctx, "asynq:queues", queue).Err(); err != nil {
-		return err
-	}
 	if err := s.trimArchive(ctx, queue); err != nil {
 		return err
 	}
-	var lost []string
 	for _, list := range lists {
-		ids, err := s.dropOrphans(ctx, queue, list)
-		if err != nil {
+		if err := s.dropOrphans(ctx, queue, list); err != nil {
 			return err
 		}
-		if list != "archived" && list != "completed" { // those jobs have ended
-			lost = append(lost, ids...)
-		}
 	}
-	return s.endLost(ctx, queue, lost)
+	return nil
 }
 
 // trimScript removes the oldest tasks of an archive.
@@ -99,11 +93,11 @@ end
 return answer`)
 
 // dropOrphans looks at a list's head, which asynq's inspector fails on, and at a further part of it at each sweep.
-func (s *Server) dropOrphans(ctx context.Context, queue, list string) ([]string, error) {
+func (s *Server) dropOrphans(ctx context.Context, queue, list string) error {
 	key := listKey(queue, list)
 	answer, err := texts(orphanScript.Run(ctx, s.Redis, []string{key}, taskPrefix(queue), sampled, lookPiece, s.looked[key]).Result())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.looked[key] += lookPiece
 	if record(map[string]string{"": answer[0]}).number("") < lookPiece {
@@ -111,73 +105,122 @@ func (s *Server) dropOrphans(ctx context.Context, queue, list string) ([]string,
 	}
 	orphans := answer[1:]
 	if len(orphans) == 0 {
-		return nil, nil
+		return nil
 	}
 	s.Logger.ErrorContext(ctx, "tasks are gone from Redis although their ids are listed; the ids are put into quarantine, and the jobs end as failed",
 		slog.String("queue", queue), slog.String("list", list), slog.Int("count", len(orphans)))
+	if list != "archived" && list != "completed" { // those jobs have ended
+		if err := s.noteLost(ctx, orphans...); err != nil {
+			return err
+		}
+	}
 	aside := make([]any, len(orphans))
 	for i, id := range orphans {
 		aside[i] = queue + " " + id + " "
 	}
-	return orphans, s.putAside(ctx, aside...)
+	return s.putAside(ctx, aside...)
 }
 
-// endLost ends the jobs of tasks that are gone. Nothing but the task says whose they were, so all records are looked through, which is
-// rare and done in small pieces.
-func (s *Server) endLost(ctx context.Context, queue string, tasks []string) error {
-	if len(tasks) == 0 {
-		return nil
+// noteLost makes this sweep and the following ones end the jobs of the tasks.
+func (s *Server) noteLost(ctx context.Context, tasks ...string) error {
+	jobs := make([]any, len(tasks))
+	for i, task := range tasks {
+		jobs[i] = jobOf(task)
 	}
-	wanted := map[string]bool{}
-	for _, task := range tasks {
-		wanted[jobOf(task)] = true
+	return s.Redis.SAdd(ctx, lostSet, jobs...).Err()
+}
+
+// endLost ends the jobs that have lost their task. Their note in Redis goes when they have ended: a search may fail, and an attempt that is
+// under way may put its job off, which nothing would take up again. A note is the job's id, and once that is found its installation too.
+func (s *Server) endLost(ctx context.Context) error {
+	noted, err := s.Redis.SMembers(ctx, lostSet).Result()
+	if err != nil || len(noted) == 0 {
+		return err
 	}
-	search := func(ctx context.Context, node redis.UniversalClient) error {
+	wanted, found := map[string]bool{}, map[string]bool{}
+	for _, note := range noted {
+		if strings.Contains(note, " ") {
+			found[note] = true
+		} else {
+			wanted[note] = true
+		}
+	}
+	if len(wanted) > 0 {
+		if err := s.search(ctx, wanted, found); err != nil {
+			return err
+		}
+	}
+	var left []any
+	for note := range found {
+		id, installation, _ := strings.Cut(note, " ")
+		over, err := s.lose(ctx, installation, id)
+		if err != nil {
+			return err
+		}
+		if !over {
+			left = append(left, note)
+		}
+	}
+	pipeline := s.Redis.TxPipeline()
+	pipeline.SRem(ctx, lostSet, noted)
+	if len(left) > 0 {
+		pipeline.SAdd(ctx, lostSet, left...)
+	}
+	_, err = pipeline.Exec(ctx)
+	return err
+}
+
+// search finds the jobs that are wanted, with their installations. Nothing but the lost task said whose it was, so all records are looked through, which is rare and
+// done in small pieces.
+func (s *Server) search(ctx context.Context, wanted, found map[string]bool) error {
+	var mutex sync.Mutex // masters of a cluster are searched at the same time
+	searchOne := func(ctx context.Context, node redis.Cmdable) error {
 		for cursor := uint64(0); ; {
 			keys, next, err := node.Scan(ctx, cursor, recordKey("*", "*"), scanPiece).Result()
 			if err != nil {
 				return err
 			}
+			mutex.Lock()
 			for _, key := range keys {
-				installation, id, _ := strings.Cut(strings.TrimPrefix(key, "gitsmith:{"), "}:job:")
-				if !wanted[id] {
-					continue
-				}
-				if err := s.lose(ctx, installation, id, job.Class(queue)); err != nil {
-					return err
+				if installation, id, _ := strings.Cut(strings.TrimPrefix(key, "gitsmith:{"), "}:job:"); wanted[id] {
+					found[id+" "+installation] = true
 				}
 			}
+			mutex.Unlock()
 			if cursor = next; cursor == 0 {
 				return nil
 			}
 		}
 	}
 	if cluster, ok := s.Redis.(*redis.ClusterClient); ok {
-		return cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return search(ctx, node) })
+		return cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return searchOne(ctx, node) })
 	}
-	return search(ctx, s.Redis)
+	return searchOne(ctx, s.Redis)
 }
 
-// lose ends a job whose task is gone, and with it what the job was to do. An attempt that is under way ends by itself, unless its worker is
-// gone too; and a batch queues a repository's first run again.
-func (s *Server) lose(ctx context.Context, installation, id string, class job.Class) error {
+// lose ends a job whose task is gone, and with it what the job was to do. It reports whether nothing is left to do: an attempt that is under
+// way ends by itself, unless its worker is gone too. A batch queues a repository's first run again.
+func (s *Server) lose(ctx context.Context, installation, id string) (over bool, err error) {
 	found, err := s.Redis.HGetAll(ctx, recordKey(installation, id)).Result()
 	if err != nil {
-		return unavailable(err, "look for a lost job")
+		return false, unavailable(err, "look for a lost job")
 	}
 	read := record(found)
-	state, generation := job.State(read["state"]), read.number("generation")
+	state, generation, class := job.State(read["state"]), read.number("generation"), job.Class(read["class"])
 	switch {
-	case state == "" || state.Ended() || read["class"] != string(class):
-		return nil
+	case state == "" || state.Ended():
+		return true, nil
 	case state == job.Running && s.Now().Sub(read.time("started")) < s.config.JobTimeout+stopMargin:
-		return nil
+		return false, nil
 	case state == job.Queued && generation == 0 && read["batch"] != "":
-		return nil
+		return true, nil
 	}
 	_, err = s.client.inspector.GetTaskInfo(string(class), taskID(id, generation))
-	if !isGone(err) {
-		return nil // a newer run's is there, or Redis is away
+	switch {
+	case err == nil:
+		return true, nil // it was queued again
+	case !errors.Is(err, asynq.ErrTaskNotFound):
+		return false, unavailable(err, "look for a lost job")
 	}
 	lost := &run{job: job.Job{ID: id, Installation: installation, Class: class, Generation: generation, CreatedAt: read.time("created")}}
 	if read["batch"] != "" {
@@ -186,5 +229,5 @@ func (s *Server) lose(ctx context.Context, installation, id string, class job.Cl
 	_, err = s.write(ctx, lost, outcome{
 		state: job.Failed, counted: true, kind: fault.Unavailable, detail: "redis lost what this job was to do, so it cannot run; ask for it again",
 	}, job.Result{})
-	return err
+	return err == nil, err
 }

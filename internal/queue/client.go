@@ -62,8 +62,8 @@ func (c *Client) Instance(ctx context.Context) (string, error) {
 	return strings.Join(all, " "), nil
 }
 
-// Renew makes the queues known where another Redis answers than before: asynq's client names each queue once in its life, and what is
-// not named is not found by asynq's inspector.
+// Renew names the queues again, for a Redis that has lost their names or is another than before: asynq's client names each queue once in
+// its life, and asynq's inspector finds no queue that is not named.
 func (c *Client) Renew(ctx context.Context) error {
 	var names []any
 	for name := range classes() {

@@ -22,16 +22,18 @@ type probe struct {
 	well   time.Time // when Redis was last seen to take a write; the flight's alone
 }
 
-// probeScript writes a key, as every script of ours and of asynq does: it fails wherever those would.
+// probeScript writes a key, as every script of ours and of asynq does: it fails wherever those would. It deletes the key again.
 //
-// KEYS: the key. ARGV: its life in ms.
-var probeScript = redis.NewScript(`return redis.call('SET', KEYS[1], 1, 'PX', ARGV[1])`)
+// KEYS: the key.
+var probeScript = redis.NewScript(`
+redis.call('SET', KEYS[1], 1)
+return redis.call('DEL', KEYS[1])`)
 
 // Writable reports whether Redis takes scripts that write. One that is full, has become a replica or lacks a permission answers a ping all
 // the same, and no job could be queued or taken. The error is an Unavailable fault whose public text says what is wrong.
 func (c *Client) Writable(ctx context.Context) error {
 	for _, key := range c.probeKeys() {
-		if err := probeScript.Run(ctx, c.Redis, []string{key}, time.Minute.Milliseconds()).Err(); err != nil {
+		if err := probeScript.Run(ctx, c.Redis, []string{key}).Err(); err != nil {
 			return fault.Wrapf(fault.Unavailable, err, "%s", whatIsWrong(err))
 		}
 	}

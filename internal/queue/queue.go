@@ -17,7 +17,8 @@
 //	gitsmith:{<installation>}:newest:<what> string: time and id of the newest event's job, where jobs replace each other
 //	gitsmith:{<installation>}:gone          package installation's: there for some minutes after the app was removed
 //	gitsmith:parked                         set: installations with parked jobs
-//	gitsmith:writable                       there while somebody saw that Redis takes writes
+//	gitsmith:writable                       written, and deleted at once, to see whether Redis takes writes
+//	gitsmith:lost                           set: ids of jobs whose task is lost, until the jobs have ended
 //	gitsmith:quarantine                     list: tasks that nobody can decode, the newest hundred
 //	gitsmith:cancel                         channel: jobs that are to stop
 package queue
@@ -108,6 +109,7 @@ const (
 	quarantineKey = "gitsmith:quarantine"
 	cancelChannel = "gitsmith:cancel"
 	parkedSet     = "gitsmith:parked"
+	lostSet       = "gitsmith:lost"
 	writableKey   = "gitsmith:writable"
 )
 

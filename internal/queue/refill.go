@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -57,30 +58,29 @@ func (s *Server) refill(ctx context.Context, installation string, class job.Clas
 	return parked + taken, nil
 }
 
-// doubt looks after a slot that is old: its task may have been forgotten, or be gone.
+// doubt checks a slot that is old: its task may have been forgotten, or be gone. A task that may still be on its way keeps the slot.
 func (s *Server) doubt(ctx context.Context, installation string, class job.Class, id string) error {
-	found, err := s.Redis.HMGet(ctx, recordKey(installation, id), "generation", "state").Result()
+	fields := []string{"generation", "state", "opened"}
+	found, err := s.Redis.HMGet(ctx, recordKey(installation, id), fields...).Result()
 	if err != nil {
 		return unavailable(err, "look after parked jobs")
 	}
-	generation, _ := found[0].(string)
-	state, _ := found[1].(string)
-	task := id
-	if generation != "" && generation != "0" {
-		task += "." + generation
-	}
+	read := recordOf(fields, found)
+	state, task := job.State(read["state"]), taskID(id, read.number("generation"))
 	info, err := s.client.inspector.GetTaskInfo(string(class), task)
 	switch {
-	case err != nil && !isGone(err):
+	case err != nil && !errors.Is(err, asynq.ErrTaskNotFound):
 		return unavailable(err, "look after parked jobs")
 	case err == nil && (info.State == asynq.TaskStateActive || info.State == asynq.TaskStatePending):
 		return nil
-	case job.State(state).Ended() || state == "":
+	case state.Ended() || state == "":
 	case err == nil:
 		return s.client.run(ctx, installation, class, []string{task})
+	case s.Now().Sub(read.time("opened")) < arrival:
+		return nil
 	default:
-		if err := s.lose(ctx, installation, id, class); err != nil || job.State(state) == job.Running {
-			return err // the slot of one that ran for too long goes with its end
+		if over, err := s.lose(ctx, installation, id); err != nil || !over {
+			return err
 		}
 	}
 	if err := s.Redis.ZRem(ctx, slotsKey(installation, class), id).Err(); err != nil {

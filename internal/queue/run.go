@@ -16,7 +16,7 @@ import (
 const (
 	wakeWait  = 2 * time.Second // for tasks that are not where they can be run yet
 	wakePause = 20 * time.Millisecond
-	arrival   = 10 * time.Second // how long after its record a task may still be on its way from the receiver
+	arrival   = time.Minute // how long after its record a task may still be on its way from the receiver
 )
 
 // readiness is what became of a task that was to be run.
@@ -84,11 +84,12 @@ func (c *Client) runOne(ctx context.Context, installation string, class job.Clas
 
 // whyGone looks into the record of a job whose task is not there.
 func (c *Client) whyGone(ctx context.Context, installation, task string) (readiness, error) {
-	found, err := c.Redis.HMGet(ctx, recordKey(installation, jobOf(task)), "state", "generation", "opened").Result()
+	fields := []string{"state", "generation", "opened"}
+	found, err := c.Redis.HMGet(ctx, recordKey(installation, jobOf(task)), fields...).Result()
 	if err != nil {
 		return settled, unavailable(err, "run a job that waited")
 	}
-	read := recordOf([]string{"state", "generation", "opened"}, found)
+	read := recordOf(fields, found)
 	switch {
 	case read["state"] == "" || job.State(read["state"]).Ended() || taskID(jobOf(task), read.number("generation")) != task:
 		return settled, nil

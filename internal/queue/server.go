@@ -65,7 +65,8 @@ type Server struct {
 	mu   sync.Mutex
 	runs map[*run]struct{} // under way
 
-	looked map[string]int // the sweeper's: where in asynq's lists it goes on
+	sweeping sync.Mutex     // one sweep at a time
+	looked   map[string]int // where in asynq's lists the next sweep goes on; under sweeping
 }
 
 // maxBegun is how often a job may take its worker down with it before it is given up.

@@ -31,7 +31,16 @@ func (s *Server) sweep(ctx context.Context) {
 	}
 }
 
+// sweepAll names the queues first: of a queue that is not named asynq says that it has no tasks.
 func (s *Server) sweepAll(ctx context.Context) {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
+	if err := s.client.Renew(ctx); err != nil {
+		if s.life.Err() == nil {
+			s.Logger.WarnContext(ctx, "the queues could not be swept", slog.String("error", err.Error()))
+		}
+		return
+	}
 	if err := s.refillAll(ctx); err != nil && s.life.Err() == nil {
 		s.Logger.WarnContext(ctx, "parked jobs could not be looked after", slog.String("error", err.Error()))
 	}
@@ -39,6 +48,9 @@ func (s *Server) sweepAll(ctx context.Context) {
 		if err := errors.Join(s.sweepQueue(ctx, queue), s.tend(ctx, queue)); err != nil && s.life.Err() == nil {
 			s.Logger.WarnContext(ctx, "a queue could not be swept", slog.String("queue", queue), slog.String("error", err.Error()))
 		}
+	}
+	if err := s.endLost(ctx); err != nil && s.life.Err() == nil {
+		s.Logger.WarnContext(ctx, "jobs whose tasks are lost could not be ended; the next sweep tries again", slog.String("error", err.Error()))
 	}
 }
 
@@ -62,21 +74,16 @@ func (s *Server) sweepQueue(ctx context.Context, queue string) error {
 	if err != nil {
 		return err
 	}
-	var lost []string
 	for _, id := range ids {
 		info, err := s.client.inspector.GetTaskInfo(queue, id)
-		switch {
-		case isBroken(info, id, err):
-			lost = append(lost, id)
+		if isBroken(info, id, err) {
 			err = s.quarantine(ctx, queue, id, errors.Is(err, asynq.ErrTaskNotFound))
-		case errors.Is(err, asynq.ErrQueueNotFound):
-			err = nil // nothing was queued by asynq's own client yet
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return s.endLost(ctx, queue, lost)
+	return nil
 }
 
 func activeKeys(queue string) []string {
@@ -106,6 +113,9 @@ return message`)
 
 // quarantine puts a task that asynq cannot read aside, where an operator finds it, and lets the queue go on.
 func (s *Server) quarantine(ctx context.Context, queue, id string, empty bool) error {
+	if err := s.noteLost(ctx, id); err != nil {
+		return err
+	}
 	keys := append(activeKeys(queue), taskPrefix(queue)+id)
 	message, err := quarantineScript.Run(ctx, s.Redis, keys, id, empty).Text()
 	if errors.Is(err, redis.Nil) {
