@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
@@ -32,6 +33,7 @@ func TestIndependentIssuer(t *testing.T) {
 		t.Fatalf("node (`make test-tools` installs it): %v", err)
 	}
 	var issued struct {
+		Now   int64 // by which every token was issued, however long that took
 		JWKS  json.RawMessage
 		Cases []struct{ Name, Token, Want string }
 	}
@@ -42,7 +44,7 @@ func TestIndependentIssuer(t *testing.T) {
 		_, _ = w.Write(issued.JWKS) // the verifier says so if it did not arrive
 	}))
 	defer server.Close()
-	verifier, err := forge.NewVerifier(forge.VerifierConfig{AppIDs: []string{forgetest.AppID}, JWKSURL: server.URL, HTTPClient: server.Client()})
+	verifier, err := forge.NewVerifier(forge.VerifierConfig{AppIDs: []string{forgetest.AppID}, JWKSURL: server.URL, Now: func() time.Time { return time.Unix(issued.Now, 0) }, HTTPClient: server.Client()})
 	if err != nil {
 		t.Fatal(err)
 	}

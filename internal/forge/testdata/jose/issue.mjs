@@ -95,4 +95,4 @@ refuse("spaces inside", head + " ." + body + "." + signature);
 refuse("an opaque token", "ATCT" + "x".repeat(180));
 
 const keys = [jwk, { ...short, kid: "short", alg: "RS256", use: "sig" }, { ...(await jose.exportJWK(curve.publicKey)), kid: "curve", alg: "ES256", use: "sig" }];
-console.log(JSON.stringify({ jwks: { keys }, cases }));
+console.log(JSON.stringify({ now, jwks: { keys }, cases }));
