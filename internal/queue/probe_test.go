@@ -3,6 +3,7 @@ package queue_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -159,5 +160,22 @@ func TestReadyHasABound(t *testing.T) {
 	b := newBundle(t, client)
 	if err := says(queue.NewClient(b.options).Ready(t.Context()), "redis cannot be reached now"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestWritableLeavesNothing in Redis.
+func TestWritableLeavesNothing(t *testing.T) {
+	t.Parallel()
+	for name, start := range map[string]func(testing.TB) *queuetest.Redis{"redis-server": queuetest.Start, "cluster": queuetest.StartCluster} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBundle(t, start(t).Client())
+			if err := errors.Join(b.client.Writable(t.Context()), b.client.Ready(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+			if keys, err := b.redis.Keys(t.Context(), "*").Result(); err != nil || len(keys) > 0 {
+				t.Errorf("%s (%v)", strings.Join(keys, " "), err)
+			}
+		})
 	}
 }
