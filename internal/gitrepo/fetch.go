@@ -207,7 +207,7 @@ func (o *objects) drop() error {
 	for _, p := range o.packs {
 		errs = append(errs, p.close())
 	}
-	o.packs, o.main, o.whole, o.trees = nil, nil, false, nil
+	o.packs, o.main, o.whole, o.files, o.trees = nil, nil, false, false, nil
 	return errors.Join(errs...)
 }
 

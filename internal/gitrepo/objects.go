@@ -24,6 +24,7 @@ type objects struct {
 	packs   []*pack
 	main    *pack // the one of packs that may still bring something; nil: none
 	whole   bool  // main is the whole tip
+	files   bool  // main brings files too: what is wanted of it is waited for, however far it has arrived
 	refused bool  // the server does not give objects by their hash
 
 	loose map[plumbing.Hash]*readObject // small ones that were asked for
@@ -120,7 +121,7 @@ func (o *objects) has(hash plumbing.Hash) bool {
 func (o *objects) bring(ctx context.Context, kind plumbing.ObjectType, hash plumbing.Hash) (*readObject, error) {
 	// A tree alone would bring its files along, where there is no filter.
 	alone := o.server.ByHash && !o.refused && (kind == plumbing.BlobObject || o.server.Filter)
-	arrives := o.main != nil && (o.whole || o.main.complete() || kind != plumbing.BlobObject)
+	arrives := o.main != nil && (o.files || o.main.complete() || kind != plumbing.BlobObject)
 	if arrives || !alone {
 		if found, err := o.arriving(hash); found != nil || err != nil {
 			return found, err
@@ -170,7 +171,7 @@ func (o *objects) request(ctx context.Context, request packRequest, whole bool) 
 		return err
 	}
 	o.packs = append(o.packs, p)
-	o.main, o.whole = p, whole
+	o.main, o.whole, o.files = p, whole, request.filter == ""
 	return nil
 }
 
@@ -241,9 +242,19 @@ func (o *objects) prefetch(ctx context.Context, hashes []plumbing.Hash) error {
 	}
 	var missing []plumbing.Hash
 	for _, hash := range hashes {
-		if o.local(hash) == nil {
-			missing = append(missing, hash)
+		if o.local(hash) != nil {
+			continue
 		}
+		if o.files { // or it depends on how far the pack has arrived whether a request is made for what it brings
+			found, err := o.arriving(hash)
+			if err != nil {
+				return err
+			}
+			if found != nil {
+				continue
+			}
+		}
+		missing = append(missing, hash)
 	}
 	if len(missing) == 0 {
 		return nil
