@@ -50,7 +50,7 @@ type invocation struct {
 	Headers map[string]string `json:"headers"` // beside the ones that Forge sets
 	Body    json.RawMessage   `json:"body"`
 
-	// Principal is the user in session. Default: alice on paths below /v1, nobody on paths below /forge. "" on a path below /v1 is a
+	// Principal is the user in session. Default: alice on paths below /v1, no user on paths below /forge. "" on a path below /v1 is a
 	// function of the app.
 	Principal *string `json:"principal"`
 	Module    struct {

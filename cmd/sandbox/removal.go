@@ -63,13 +63,13 @@ func (s *sandbox) trigger(ctx context.Context, where string) error {
 func (s *sandbox) wake(ctx context.Context) (string, error) {
 	where := installation + "-waiting"
 	request := strings.Replace(string(body("system", `"clone":{"archive":"none"}`)), `"actor"`, `"on_expiry":"wait","actor"`, 1)
-	if _, err := s.submit(ctx, invocation{Installation: where, Principal: &nobody, Tokens: noTokens, Body: json.RawMessage(request)}, http.StatusAccepted); err != nil {
+	if _, err := s.submit(ctx, invocation{Installation: where, Principal: &noUser, Tokens: noTokens, Body: json.RawMessage(request)}, http.StatusAccepted); err != nil {
 		return "", err
 	}
 	var list struct {
 		Jobs []jobView `json:"jobs"`
 	}
-	got, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs", Installation: where, Principal: &nobody, Tokens: noTokens})
+	got, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs", Installation: where, Principal: &noUser, Tokens: noTokens})
 	if err != nil {
 		return "", err
 	}

@@ -321,8 +321,8 @@ func (s *sandbox) finish(ctx context.Context, call invocation, state string) (jo
 	return s.await(ctx, view.ID, call.Installation, state)
 }
 
-// nobody is the principal of a call by a function of the app, which sees every job of its installation.
-var nobody = ""
+// noUser is the principal of a call by a function of the app, which sees every job of its installation.
+var noUser = ""
 
 // await asks for a job, as the app does, until it is in the state that is wanted, or has ended in another.
 func (s *sandbox) await(ctx context.Context, id, where, state string) (jobView, error) {
@@ -334,7 +334,7 @@ func (s *sandbox) await(ctx context.Context, id, where, state string) (jobView, 
 			return view, fmt.Errorf("job %s is still %s", view.ID, view.State)
 		case <-tick.C:
 		}
-		got, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs/" + id, Installation: where, Principal: &nobody, Tokens: noTokens})
+		got, err := s.forge.deliver(ctx, invocation{Path: "/v1/jobs/" + id, Installation: where, Principal: &noUser, Tokens: noTokens})
 		if err == nil {
 			err = want(got, http.StatusOK)
 		}

@@ -102,19 +102,19 @@ func complaints(path string, content []byte) []string {
 	if count := bytes.Count(content, []byte("\n")); count > maxLines {
 		found = append(found, fmt.Sprintf("%d lines; split it, %d are the most", count, maxLines))
 	}
-	if strings.HasSuffix(path, "_test.go") || strings.HasSuffix(filepath.Dir(path), "test") {
-		return append(found, sleeps(path, content)...)
+	set := token.NewFileSet()
+	file, err := parser.ParseFile(set, path, content, parser.SkipObjectResolution)
+	switch {
+	case err != nil:
+		return append(found, "does not parse: "+err.Error())
+	case strings.HasSuffix(path, "_test.go"), strings.HasSuffix(filepath.Dir(path), "test"):
+		return append(found, sleeps(set, file)...)
 	}
-	return append(found, globsByHand(path, content)...)
+	return append(found, globsByHand(set, file)...)
 }
 
 // sleeps are the calls of time.Sleep outside of synctest's bubbles, where it costs nothing and decides nothing by luck.
-func sleeps(path string, content []byte) []string {
-	set := token.NewFileSet()
-	file, err := parser.ParseFile(set, path, content, parser.SkipObjectResolution)
-	if err != nil {
-		return []string{"does not parse: " + err.Error()}
-	}
+func sleeps(set *token.FileSet, file *ast.File) []string {
 	var found []string
 	ast.Inspect(file, func(node ast.Node) bool {
 		call, ok := node.(*ast.CallExpr)
@@ -132,12 +132,7 @@ func sleeps(path string, content []byte) []string {
 }
 
 // globsByHand are the matches that go past internal/glob, which bounds what they cost.
-func globsByHand(path string, content []byte) []string {
-	set := token.NewFileSet()
-	file, err := parser.ParseFile(set, path, content, parser.SkipObjectResolution)
-	if err != nil {
-		return []string{"does not parse: " + err.Error()}
-	}
+func globsByHand(set *token.FileSet, file *ast.File) []string {
 	var found []string
 	ast.Inspect(file, func(node ast.Node) bool {
 		if call, ok := node.(*ast.CallExpr); ok && (calls(call, "path", "Match") || calls(call, "filepath", "Match")) {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/gitrepo"
@@ -237,4 +239,60 @@ func TestServersAreTakenToBeAlike(t *testing.T) {
 			t.Errorf("%s: main is %s, %v", tc.name, tip, err)
 		}
 	}
+}
+
+// TestFilesOfAPackAreNotAskedForTwice: a file that the pack of an update brings is waited for, however far the pack has arrived. The
+// interleaving: all but the end of the pack is there when the edit prefetches its files. The end comes when a second request for a pack
+// shows that the client did not wait, or after half a second without one.
+func TestFilesOfAPackAreNotAskedForTwice(t *testing.T) {
+	t.Parallel()
+	eachVersion(t, func(t *testing.T, v0 bool) {
+		s := startSparse(t, gitrepo.Config{})
+		s.v0.Store(v0)
+		s.files(30)
+		if _, phases := s.edit("main", "two", "zwei"); len(phases) == 0 {
+			t.Fatal("nothing was read")
+		}
+		if err := s.git.Commit(t.Context(), "acme/web", "main", "Other", map[string]string{"edited/deep/down/file.txt": "1\nzwei\ndrei\n"}); err != nil {
+			t.Fatal(err)
+		}
+		gate, asked := make(chan struct{}), atomic.Int64{}
+		open := sync.OnceFunc(func() { close(gate) })
+		s.intercept(func(w http.ResponseWriter, r *http.Request) bool {
+			if gittest.PhaseOf(r) != "upload_pack" {
+				return false
+			}
+			if asked.Add(1) > 1 {
+				open()
+			}
+			whole := httptest.NewRecorder()
+			s.git.ServeHTTP(whole, r)
+			w.Header().Set("Content-Type", whole.Header().Get("Content-Type"))
+			content := whole.Body.Bytes()
+			end := len(content) - 10 // of the pack's checksum
+			_, _ = w.Write(content[:end])
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-gate:
+			case <-time.After(500 * time.Millisecond):
+			}
+			_, _ = w.Write(content[end:])
+			return true
+		})
+		snapshot, err := s.client.Fetch(t.Context(), cachedRemote, gitrepo.Want{Ref: "refs/heads/main", Depth: 1, Sparse: true, Push: true, TreeDepth: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		changes := []edit.Change{{Replace: &edit.Replace{Paths: []string{"edited/deep/down/file.txt"}, Pattern: "1", With: "eins"}}}
+		if _, err := edit.Apply(t.Context(), snapshot, changes, edit.Limits{}); err != nil {
+			t.Error(err)
+		}
+		if err := snapshot.Close(); err != nil {
+			t.Error(err)
+		}
+		s.client.WaitForCache()
+		if snapshot.Way() != gitrepo.WayUpdated || asked.Load() != 1 {
+			t.Errorf("%s by %d requests for packs", snapshot.Way(), asked.Load())
+		}
+	})
 }

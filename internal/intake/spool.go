@@ -67,11 +67,7 @@ func (i *Intake) spool(ctx context.Context, e entry, jobs []job.Job) (Taken, err
 			return Taken{}, err
 		}
 		e.Jobs = append(e.Jobs, payload)
-		meta := j.MetaOf()
-		taken.Jobs = append(taken.Jobs, Job{Created: true, Status: job.Status{
-			ID: j.ID, State: job.Queued, Operation: meta.Operation, Repository: j.Repository.String(), Actor: j.Actor.Kind,
-			Branch: meta.Branch, Ref: meta.Ref, Rule: j.Rule, CreatedAt: j.CreatedAt,
-		}})
+		taken.Jobs = append(taken.Jobs, Job{Created: true, Status: j.QueuedStatus()})
 	}
 	plain, err := json.Marshal(e)
 	if err != nil {

@@ -260,6 +260,15 @@ type Failure struct {
 	Detail string     `json:"detail"` // public text
 }
 
+// QueuedStatus is how the job stands that has just been queued.
+func (j Job) QueuedStatus() Status {
+	meta := j.MetaOf()
+	return Status{
+		ID: j.ID, State: Queued, Operation: meta.Operation, Repository: j.Repository.String(), Actor: j.Actor.Kind, Requester: j.Requester,
+		Branch: meta.Branch, Ref: meta.Ref, Rule: j.Rule, Batch: j.Batch.ID, CreatedAt: j.CreatedAt,
+	}
+}
+
 // Status is a job as its installation may see it.
 type Status struct {
 	ID         string

@@ -1,9 +1,11 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -70,29 +72,37 @@ func (s *Server) trimArchive(ctx context.Context, queue string) error {
 	}
 }
 
-// orphanScript removes ids whose task is gone from a list: a task is written and listed in one script, so that there is none on its way.
+// orphanScript finds ids in a list whose task is gone: a task is written and listed in one script, so that there is none on its way.
 //
-// KEYS: list. ARGV: prefix of tasks, how many ids at the head, and how many from where on. Returns {ids from there on, ids removed...}.
+// KEYS: list. ARGV: prefix of tasks, how many ids at the head, and how many from where on. Returns {ids from there on, orphans...}.
 var orphanScript = redis.NewScript(`
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind == 'none' then return {0} end
-local range, remove = 'LRANGE', function(id) redis.call('LREM', KEYS[1], 0, id) end
-if kind == 'zset' then range, remove = 'ZRANGE', function(id) redis.call('ZREM', KEYS[1], id) end end
+local range = kind == 'zset' and 'ZRANGE' or 'LRANGE'
 local rest = redis.call(range, KEYS[1], ARGV[4], ARGV[4] + ARGV[3] - 1)
-local removed, answer = {}, {#rest}
+local seen, answer = {}, {#rest}
 for _, ids in ipairs({redis.call(range, KEYS[1], 0, ARGV[2] - 1), rest}) do
   for _, id in ipairs(ids) do
-    if not removed[id] and redis.call('HEXISTS', ARGV[1] .. id, 'msg') == 0 then
-      removed[id] = true
-      remove(id)
-      redis.call('DEL', ARGV[1] .. id)
-      answer[#answer + 1] = id
-    end
+    if not seen[id] and redis.call('HEXISTS', ARGV[1] .. id, 'msg') == 0 then answer[#answer + 1] = id end
+    seen[id] = true
   end
 end
 return answer`)
 
-// dropOrphans looks at a list's head, which asynq's inspector fails on, and at a further part of it at each sweep.
+// dropScript removes ids from a list, but for those that have a task again.
+//
+// KEYS: list. ARGV: prefix of tasks, then the ids.
+var dropScript = redis.NewScript(`
+local zset = redis.call('TYPE', KEYS[1]).ok == 'zset'
+for i = 2, #ARGV do
+  if redis.call('HEXISTS', ARGV[1] .. ARGV[i], 'msg') == 0 then
+    if zset then redis.call('ZREM', KEYS[1], ARGV[i]) else redis.call('LREM', KEYS[1], 0, ARGV[i]) end
+    redis.call('DEL', ARGV[1] .. ARGV[i])
+  end
+end`)
+
+// dropOrphans looks at a list's head, which asynq's inspector fails on, and at a further part of it at each sweep. What it finds is noted
+// before it leaves the list: a worker that dies in between leaves both to the next sweep.
 func (s *Server) dropOrphans(ctx context.Context, queue, list string) error {
 	key := listKey(queue, list)
 	answer, err := texts(orphanScript.Run(ctx, s.Redis, []string{key}, taskPrefix(queue), sampled, lookPiece, s.looked[key]).Result())
@@ -100,7 +110,7 @@ func (s *Server) dropOrphans(ctx context.Context, queue, list string) error {
 		return err
 	}
 	s.looked[key] += lookPiece
-	if record(map[string]string{"": answer[0]}).number("") < lookPiece {
+	if looked, err := strconv.Atoi(answer[0]); err != nil || looked < lookPiece {
 		s.looked[key] = 0
 	}
 	orphans := answer[1:]
@@ -114,9 +124,13 @@ func (s *Server) dropOrphans(ctx context.Context, queue, list string) error {
 			return err
 		}
 	}
-	aside := make([]any, len(orphans))
+	aside, arguments := make([]any, len(orphans)), []any{taskPrefix(queue)}
 	for i, id := range orphans {
 		aside[i] = queue + " " + id + " "
+		arguments = append(arguments, id)
+	}
+	if err := dropScript.Run(ctx, s.Redis, []string{key}, arguments...).Err(); err != nil && !errors.Is(err, redis.Nil) {
+		return err
 	}
 	return s.putAside(ctx, aside...)
 }
@@ -222,7 +236,10 @@ func (s *Server) lose(ctx context.Context, installation, id string) (over bool, 
 	case !errors.Is(err, asynq.ErrTaskNotFound):
 		return false, unavailable(err, "look for a lost job")
 	}
-	lost := &run{job: job.Job{ID: id, Installation: installation, Class: class, Generation: generation, CreatedAt: read.time("created")}}
+	lost := &run{
+		job:     job.Job{ID: id, Installation: installation, Class: class, Generation: generation, CreatedAt: read.time("created")},
+		opening: opening{fence: cmp.Or(read["active"], "none")}, // an attempt that has begun since has its task
+	}
 	if read["batch"] != "" {
 		lost.job.Batch = job.BatchRef{ID: read["batch"], Item: read.number("item")}
 	}

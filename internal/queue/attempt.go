@@ -30,7 +30,7 @@ type opening struct {
 	attempt
 	begun int       // attempts that began without an end, this one included
 	due   time.Time // when it was to begin
-	fence string    // which attempt it is, of all; empty for none
+	fence string    // which attempt it is, of all; empty for whichever, "none" for a job without one
 	wakes string    // how often the installation's waiting jobs had been woken
 }
 

@@ -62,11 +62,7 @@ func (c *Client) Enqueue(ctx context.Context, j job.Job) (status job.Status, cre
 	if err := c.admit(ctx, j, parked, answer[1] == "1", answer[2] == "1"); err != nil {
 		return job.Status{}, false, err
 	}
-	meta := j.MetaOf()
-	return job.Status{
-		ID: j.ID, State: job.Queued, Operation: meta.Operation, Repository: j.Repository.String(), Actor: j.Actor.Kind,
-		Branch: meta.Branch, Ref: meta.Ref, Rule: j.Rule, Batch: j.Batch.ID, CreatedAt: j.CreatedAt,
-	}, true, nil
+	return j.QueuedStatus(), true, nil
 }
 
 // HaveTasks reports of each job whether the task of its first run is there: queued, under way, or ended and not forgotten yet. Record and
@@ -74,16 +70,16 @@ func (c *Client) Enqueue(ctx context.Context, j job.Job) (status job.Status, cre
 // job is enqueued again.
 func (c *Client) HaveTasks(ctx context.Context, class job.Class, ids []string) ([]bool, error) {
 	pipeline := c.Redis.Pipeline()
-	answers := make([]*redis.IntCmd, len(ids))
+	answers := make([]*redis.BoolCmd, len(ids))
 	for i, id := range ids {
-		answers[i] = pipeline.Exists(ctx, taskPrefix(string(class))+taskID(id, 0))
+		answers[i] = pipeline.HExists(ctx, taskPrefix(string(class))+taskID(id, 0), "msg")
 	}
 	if _, err := pipeline.Exec(ctx); err != nil && len(ids) > 0 {
 		return nil, unavailable(err, "look for tasks")
 	}
 	there := make([]bool, len(ids))
 	for i, answer := range answers {
-		there[i] = answer.Val() == 1
+		there[i] = answer.Val()
 	}
 	return there, nil
 }

@@ -2,6 +2,7 @@ package queue_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -135,4 +136,64 @@ func TestSweepsDoNotDisturbEachOther(t *testing.T) {
 	}
 	group.Wait()
 	b.taskState("j1", asynq.TaskStatePending)
+}
+
+// before is a Redis that does something before commands of the kind; an error it returns is theirs.
+type before struct {
+	cutter
+	kind func(redis.Cmder) bool
+	do   func(ctx context.Context) error
+}
+
+func (h *before) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, command redis.Cmder) error {
+		if h.kind(command) {
+			if err := h.do(ctx); err != nil {
+				command.SetErr(err)
+				return err
+			}
+		}
+		return next(ctx, command)
+	}
+}
+
+// sweepWith sweeps once by a client with the hook.
+func (b *bundle) sweepWith(hook redis.Hook) {
+	b.t.Helper()
+	options := b.options
+	client := redis.NewClient(&redis.Options{Addr: b.redis.(*redis.Client).Options().Addr})
+	b.t.Cleanup(func() { _ = client.Close() })
+	client.AddHook(hook)
+	options.Redis = client
+	b.sweeper(options).Sweep(b.t.Context())
+}
+
+// TestLostTaskIsNotedFirst: a sweep that dies once it has found the id leaves it where the next one finds it.
+func TestLostTaskIsNotedFirst(t *testing.T) {
+	b := onReal(t)
+	b.enqueue(aJob("j1"))
+	b.redis.Del(t.Context(), "asynq:{interactive}:t:j1")
+	b.sweepWith(&before{
+		kind: func(command redis.Cmder) bool {
+			return command.Name() == "sadd" && command.Args()[1] == "gitsmith:lost"
+		},
+		do: func(context.Context) error { return errCut },
+	})
+	b.is("j1", job.Queued)
+	b.sweeper(b.options).Sweep(t.Context())
+	b.is("j1", job.Failed)
+}
+
+// TestLostTaskIsBack: an attempt that begins while its job is about to be ended for want of a task goes on.
+func TestLostTaskIsBack(t *testing.T) {
+	b := onReal(t)
+	b.enqueue(aJob("j1"))
+	b.redis.Del(t.Context(), "asynq:{interactive}:t:j1")
+	b.sweepWith(&before{
+		kind: func(command redis.Cmder) bool { return slices.Contains(command.Args(), any("none")) },
+		do: func(ctx context.Context) error {
+			return b.redis.HSet(ctx, recordKey("j1"), "state", string(job.Running), "active", 1).Err()
+		},
+	})
+	b.is("j1", job.Running)
 }

@@ -63,7 +63,7 @@ func (c *Client) retry(ctx context.Context, installation string, found record) (
 	if _, err := c.tasks.EnqueueContext(ctx, task); err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
 		return job.Status{}, unavailable(err, "retry a job")
 	}
-	err = reopenScript.Run(ctx, c.Redis, []string{recordKey(installation, id)}, again.Generation, c.Now().UnixMilli(), liveLife.Milliseconds(), string(again.Actor.Kind)).Err()
+	err = reopenScript.Run(ctx, c.Redis, []string{recordKey(installation, id)}, again.Generation, c.Now().UnixMilli(), liveLife.Milliseconds()).Err()
 	if err != nil {
 		return job.Status{}, unavailable(err, "retry a job")
 	}

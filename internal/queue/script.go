@@ -179,7 +179,7 @@ return {'run', attempts, redis.call('HINCRBY', KEYS[1], 'begun', 1), redis.call(
 // endScript closes an attempt and gives its slot to the next. What the job was is kept for a retry in the same step in which the
 // job ends without success.
 //
-// KEYS: record, waiting, wakes, payload, slots, parked. ARGV: generation, fence ("" for whichever attempt), life in ms, "1" where
+// KEYS: record, waiting, wakes, payload, slots, parked. ARGV: generation, fence ("" for whichever attempt, "none" for none), life in ms, "1" where
 // the attempt does not count, id, score in waiting or "", wakes at the beginning, payload, cap, now, state in the ledger, then fields
 // and values, the state first.
 // Returns {verdict, tasks that can run now...}: "written", "woken" (written, but a token came meanwhile, so the job does not
@@ -189,7 +189,7 @@ var endScript = redis.NewScript(isEnded + batch.Ledger + promote + `
 local have = redis.call('HMGET', KEYS[1], 'generation', 'state', 'active', 'cancel')
 local state = ARGV[13]
 if have[1] ~= ARGV[1] or isEnded(have[2]) then return {'over'} end
-if ARGV[2] ~= '' and have[3] ~= ARGV[2] and state ~= 'succeeded' then return {'over'} end
+if ARGV[2] ~= '' and (have[3] or 'none') ~= ARGV[2] and state ~= 'succeeded' then return {'over'} end
 if not isEnded(state) and have[4] == ARGV[1] then return {'canceled'} end
 redis.call('HSET', KEYS[1], 'begun', 0, unpack(ARGV, 12))
 redis.call('HDEL', KEYS[1], 'active')
@@ -242,10 +242,10 @@ return {'ended', have[2], have[3], unpack(promote(KEYS[4], KEYS[5], tonumber(ARG
 
 // reopenScript records that a new generation waits, unless it is known already.
 //
-// KEYS: record. ARGV: generation, now, life in ms, actor.
+// KEYS: record. ARGV: generation, now, life in ms.
 var reopenScript = redis.NewScript(batch.Ledger + `
 if tonumber(redis.call('HGET', KEYS[1], 'generation') or ARGV[1]) >= tonumber(ARGV[1]) then return 0 end
-redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'opened', ARGV[2], 'state', 'queued', 'attempts', 0, 'snoozes', 0, 'begun', 0, 'actor', ARGV[4])
+redis.call('HSET', KEYS[1], 'generation', ARGV[1], 'opened', ARGV[2], 'state', 'queued', 'attempts', 0, 'snoozes', 0, 'begun', 0)
 redis.call('HDEL', KEYS[1], 'next', 'ended', 'started', 'result', 'failure', 'cancel', 'active')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 ledger(KEYS[1], 'queued', ARGV[2])
