@@ -3,6 +3,7 @@ package batch_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -184,8 +185,11 @@ func TestBatchOnCluster(t *testing.T) {
 		t.Fatalf("%T", b.redis)
 	}
 	b.lister.pages = onePage(6)
+	held := make(chan struct{}) // or its only repository may have ended by the time that the batch is paused
 	b.serve(func(ctx context.Context, j job.Job) (job.Result, error) {
 		switch {
+		case j.Batch.ID == "held":
+			<-held
 		case j.Batch.Item == 1 && j.Generation == 0:
 			return job.Result{}, fault.Newf(fault.Invalid, "no")
 		case j.Batch.ID == "dry":
@@ -217,12 +221,14 @@ func TestBatchOnCluster(t *testing.T) {
 	}
 	b.finished("paused")
 	b.create("held", b.request(1, nil))
-	if err := b.store.Pause(t.Context(), installation, "held"); err == nil {
-		if going, err := b.store.Going(t.Context()); err != nil || going["paused"] != 1 || going["running"] != 0 {
-			t.Errorf("%v, %v", going, err)
-		}
-		_ = b.store.Cancel(t.Context(), installation, "held") // it is the test's end for it
+	if err := b.store.Pause(t.Context(), installation, "held"); err != nil {
+		t.Error(err)
 	}
+	if going, err := b.store.Going(t.Context()); err != nil || !maps.Equal(going, map[string]int{"paused": 1}) {
+		t.Errorf("%v, %v", going, err)
+	}
+	close(held)
+	_ = b.store.Cancel(t.Context(), installation, "held") // it is the test's end for it
 	for _, look := range []func() (int, error){
 		func() (int, error) { all, err := b.store.Recent(t.Context(), 10); return len(all), err },
 		func() (int, error) {

@@ -324,7 +324,9 @@ func (s *Store) Going(ctx context.Context) (map[string]int, error) {
 		if hold, _ := fields[1].(string); hold != "" && (state == string(StateRunning) || state == string(StateResolving)) {
 			state = string(StatePaused)
 		}
-		counts[state]++
+		if state != string(StateFinished) && state != string(StateCanceled) { // no driver has tidied those up yet
+			counts[state]++
+		}
 	}
 	return counts, nil
 }
