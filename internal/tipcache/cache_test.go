@@ -288,6 +288,22 @@ func TestConcurrently(t *testing.T) {
 	group.Wait()
 }
 
+// BenchmarkStore stores one new object beside 4,000 old ones of 500 bytes, which are all kept.
+func BenchmarkStore(b *testing.B) {
+	cache, _ := open(b, 1<<30)
+	objects := make([]tipcache.Object, 4000)
+	for i := range objects {
+		objects[i] = blob(fmt.Sprintf("%0500d", i))
+	}
+	store(b, cache, key("r"), "meta", objects...)
+	entry := load(b, cache, key("r"))
+	for n := 0; b.Loop(); n++ {
+		if err := cache.Store(key("r"), []byte("meta"), entry, nil, []tipcache.Object{blob(fmt.Sprint(n))}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // FuzzLoad reads files of any content: what they give is what it is called.
 func FuzzLoad(f *testing.F) {
 	cache, folder := open(f, 1<<20)

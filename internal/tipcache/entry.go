@@ -178,11 +178,26 @@ func writeEntry(file *os.File, meta []byte, old *Entry, keep func(ID) bool, add 
 		_, _ = out.Write(object.Content) // the same
 		size += int64(len(object.Content))
 	}
-	for _, found := range kept {
-		if _, err := io.Copy(out, io.NewSectionReader(old.file, found.offset, int64(found.size))); err != nil {
+	copied, err := copyKept(out, old, kept)
+	if err != nil {
+		return 0, err
+	}
+	return size + copied, out.Flush()
+}
+
+// copyKept copies objects of an older entry and gives their size. Those that lie side by side, which are most, are read as one.
+func copyKept(out io.Writer, old *Entry, kept []item) (int64, error) {
+	size := int64(0)
+	for len(kept) > 0 {
+		begin, end := kept[0].offset, kept[0].offset
+		for len(kept) > 0 && kept[0].offset == end {
+			end += int64(kept[0].size)
+			kept = kept[1:]
+		}
+		if _, err := io.Copy(out, io.NewSectionReader(old.file, begin, end-begin)); err != nil {
 			return 0, err
 		}
-		size += int64(found.size)
+		size += end - begin
 	}
-	return size, out.Flush()
+	return size, nil
 }
