@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // noTokens is a call that brings none.
@@ -154,7 +156,7 @@ func (s *sandbox) afterwards(ctx context.Context, where string) (string, error) 
 func (s *sandbox) tokensOf(where string) int {
 	kept := 0
 	for _, key := range s.redis.Keys() {
-		if strings.HasPrefix(key, "gitsmith:{"+where+"}:token:") {
+		if strings.HasPrefix(key, keyspace.Installation(where).Token("")) {
 			kept++
 		}
 	}

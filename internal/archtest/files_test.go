@@ -66,6 +66,10 @@ func TestComplaints(t *testing.T) {
 		"sleep in synctest":   {"a_test.go", bubble, ""},
 		"a glob by hand":      {"a.go", "package x\nimport \"path\"\nvar _, _ = path.Match(\"*\", \"a\")\n", "line 3: matches a glob"},
 		"the same in a test":  {"a_test.go", "package x\nimport \"path\"\nvar _, _ = path.Match(\"*\", \"a\")\n", ""},
+		"a key":               {"a.go", "package x\nvar _ = \"gitsmith:quarantine\"\n", "line 2: spells a key of Redis"},
+		"a key, in keyspace":  {"internal/keyspace/a.go", "package x\nvar _ = \"gitsmith:quarantine\"\n", ""},
+		"a key in Lua":        {"a.lua", "return 'gitsmith:x'\n", "spells a key of Redis"},
+		"a URN":               {"a.go", "package x\nvar _ = \"urn:gitsmith:problem\"\n", ""},
 		"a test that is none": {"a_test.go", "package", "does not parse"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -96,6 +100,9 @@ func complaints(path string, content []byte) []string {
 			}
 		}
 	}
+	if strings.HasSuffix(path, ".lua") && bytes.Contains(content, []byte("gitsmith:")) {
+		found = append(found, "spells a key of Redis; take it from internal/keyspace")
+	}
 	if !strings.HasSuffix(path, ".go") {
 		return found
 	}
@@ -110,7 +117,24 @@ func complaints(path string, content []byte) []string {
 	case strings.HasSuffix(path, "_test.go"), strings.HasSuffix(filepath.Dir(path), "test"):
 		return append(found, sleeps(set, file)...)
 	}
-	return append(found, globsByHand(set, file)...)
+	found = append(found, globsByHand(set, file)...)
+	if filepath.Dir(path) != "internal/keyspace" {
+		found = append(found, keysByHand(set, file)...)
+	}
+	return found
+}
+
+// keysByHand are the texts that spell a key of Redis, which internal/keyspace alone does. A URN is no key.
+func keysByHand(set *token.FileSet, file *ast.File) []string {
+	var found []string
+	ast.Inspect(file, func(node ast.Node) bool {
+		text, ok := node.(*ast.BasicLit)
+		if ok && text.Kind == token.STRING && strings.Contains(strings.ReplaceAll(text.Value, "urn:gitsmith:", ""), "gitsmith:") {
+			found = append(found, fmt.Sprintf("line %d: spells a key of Redis; take it from internal/keyspace", set.Position(text.Pos()).Line))
+		}
+		return true
+	})
+	return found
 }
 
 // sleeps are the calls of time.Sleep outside of synctest's bubbles, where it costs nothing and decides nothing by luck.

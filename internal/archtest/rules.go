@@ -20,7 +20,7 @@ type Package struct {
 
 // layers, from the bottom up. A room imports what lies below its own layer, never a neighbour.
 var layers = [][]string{
-	{"internal/fault", "internal/secret", "internal/packstream", "internal/tipcache", "internal/pipeline", "deploy/rules", "deploy/forge/app/bridge"},
+	{"internal/fault", "internal/secret", "internal/keyspace", "internal/packstream", "internal/tipcache", "internal/pipeline", "deploy/rules", "deploy/forge/app/bridge"},
 	{"internal/telemetry", "internal/expression", "internal/glob"},
 	{"internal/config", "internal/edit", "internal/forge", "internal/bitbucket"},
 	{"internal/job"},

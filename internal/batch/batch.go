@@ -1,18 +1,5 @@
 // Package batch is one change over many repositories: what was asked for, where each repository stands, and what may begin next. Each
 // repository is a job of the queue; the batch is what they have in common, kept in Redis.
-//
-// All keys of a batch carry its installation as hash tag:
-//
-//	gitsmith:{<installation>}:batch:<id>          hash: the batch; its content is sealed
-//	gitsmith:{<installation>}:batch:<id>:spec     string: what is to be done, sealed; once for all repositories
-//	gitsmith:{<installation>}:batch:<id>:items    hash: each repository by its number
-//	gitsmith:{<installation>}:batch:<id>:<state>  sorted set: the numbers of the repositories in a state, "pending" for those without a job
-//	gitsmith:{<installation>}:batch:<id>:ends     list: when the last hundred ended
-//	gitsmith:{<installation>}:batch:<id>:tick     there while some worker looks after the batch
-//	gitsmith:{<installation>}:batches             sorted set: the installation's batches by creation
-//	gitsmith:batches:active                       sorted set: "<installation> <id>" of batches that have not ended
-//	gitsmith:batches:recent                       sorted set: the same of the newest batches, for the dashboard
-//	gitsmith:batches:wake                         channel: the same of batches that somebody is to look after at once
 package batch
 
 import (
@@ -209,17 +196,6 @@ func (e entry) name() string {
 	}
 	return e.repository().String()
 }
-
-func prefix(installation string) string   { return "gitsmith:{" + installation + "}:" }
-func root(installation, id string) string { return prefix(installation) + "batch:" + id }
-func indexKey(installation string) string { return prefix(installation) + "batches" }
-
-const (
-	activeKey = "gitsmith:batches:active"
-	recentKey = "gitsmith:batches:recent"
-
-	wakeChannel = "gitsmith:batches:wake"
-)
 
 func member(installation, id string) string { return installation + " " + id }
 

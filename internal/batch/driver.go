@@ -14,6 +14,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // Queue takes the jobs of a batch's repositories.
@@ -129,7 +130,7 @@ func (d *Driver) follow(ctx context.Context) {
 // listen hears of batches that were asked for, resumed or retried, until ctx ends, so that they go on at once. What it misses, while
 // Redis is away, the next round finds.
 func (d *Driver) listen(ctx context.Context) {
-	subscription := d.Store.Redis.Subscribe(ctx, wakeChannel)
+	subscription := d.Store.Redis.Subscribe(ctx, keyspace.BatchChannel)
 	defer subscription.Close() //nolint:errcheck // nothing is buffered
 	messages := subscription.Channel()
 	for {
@@ -168,7 +169,7 @@ func (d *Driver) each(names []string, do func(name string) error) error {
 
 // round looks after every batch that has not ended.
 func (d *Driver) round(ctx context.Context) error {
-	active, err := d.Store.Redis.ZRangeWithScores(ctx, activeKey, 0, -1).Result()
+	active, err := d.Store.Redis.ZRangeWithScores(ctx, keyspace.ActiveBatches, 0, -1).Result()
 	if err != nil {
 		return unavailable(err, "look for batches")
 	}
@@ -183,7 +184,7 @@ func (d *Driver) round(ctx context.Context) error {
 // lookAfter goes on with a batch, mends it, and lets go of it where it is over, unless another worker does it just now.
 func (d *Driver) lookAfter(ctx context.Context, name string, since float64) error {
 	installation, id := split(name)
-	mine, err := d.Store.Redis.SetNX(ctx, root(installation, id)+":tick", 1, tickLease).Result()
+	mine, err := d.Store.Redis.SetNX(ctx, keyspace.Installation(installation).Batch(id).Tick(), 1, tickLease).Result()
 	if err != nil || !mine {
 		return unavailable(err, "look after a batch")
 	}
@@ -225,7 +226,7 @@ if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1])) == tonumber(ARGV[2]) then re
 return 1`)
 
 func (d *Driver) forget(ctx context.Context, name string, score float64) error {
-	err := forgetScript.Run(ctx, d.Store.Redis, []string{activeKey}, name, strconv.FormatFloat(score, 'f', -1, 64)).Err()
+	err := forgetScript.Run(ctx, d.Store.Redis, []string{keyspace.ActiveBatches}, name, strconv.FormatFloat(score, 'f', -1, 64)).Err()
 	return unavailable(err, "let go of a batch")
 }
 
@@ -303,7 +304,7 @@ func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
 	}
 	// It has failed before and is to be retried, if it is still queued by the ledger now that its end is known: a run that has begun
 	// and failed meanwhile has left that.
-	err = d.Store.Redis.ZScore(ctx, root(j.Installation, j.Batch.ID)+":"+string(Queued), strconv.Itoa(j.Batch.Item)).Err()
+	err = d.Store.Redis.ZScore(ctx, keyspace.Installation(j.Installation).Batch(j.Batch.ID).State(string(Queued)), strconv.Itoa(j.Batch.Item)).Err()
 	switch {
 	case errors.Is(err, redis.Nil):
 		return nil
@@ -337,7 +338,7 @@ func (d *Driver) mend(ctx context.Context, installation, id string) error {
 	if err != nil {
 		return err
 	}
-	state, err := d.Store.Redis.HGet(ctx, root(installation, id), "state").Result()
+	state, err := d.Store.Redis.HGet(ctx, keyspace.Installation(installation).Batch(id).Root(), "state").Result()
 	switch {
 	case err != nil && !errors.Is(err, redis.Nil):
 		return unavailable(err, "look after a batch")

@@ -10,6 +10,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/expression"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // variables are what a batch's expressions speak of.
@@ -177,6 +178,6 @@ func (f *Filler) describe(ctx context.Context, j job.Job, kept *entry) error {
 
 // keepEntry replaces an entry that is there: a batch whose time is over stays gone.
 func (s *Store) keepEntry(ctx context.Context, installation, id string, number int, text []byte) error {
-	err := keepEntryScript.Run(ctx, s.Redis, []string{root(installation, id) + ":items"}, strconv.Itoa(number), text).Err()
+	err := keepEntryScript.Run(ctx, s.Redis, []string{keyspace.Installation(installation).Batch(id).Root() + ":items"}, strconv.Itoa(number), text).Err()
 	return unavailable(err, "keep what is known of a repository")
 }

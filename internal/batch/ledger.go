@@ -61,7 +61,7 @@ const Ledger = `
 local function batchOf(record)
   local have = redis.call('HMGET', record, 'batch', 'item')
   if not have[1] then return nil end
-  return string.match(record, '^(gitsmith:{.-}:)job:') .. 'batch:' .. have[1], have[2]
+  return string.match(record, '^(.-{.-}:)job:') .. 'batch:' .. have[1], have[2]
 end
 local function batchCanceled(record)
   local root = batchOf(record)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
 
@@ -55,7 +56,7 @@ func (d *Driver) resolveAll(ctx context.Context) {
 
 // resolveRound reports whether there is a page that can be asked for at once.
 func (d *Driver) resolveRound(ctx context.Context) (more bool, err error) {
-	names, err := d.Store.Redis.ZRange(ctx, activeKey, 0, -1).Result()
+	names, err := d.Store.Redis.ZRange(ctx, keyspace.ActiveBatches, 0, -1).Result()
 	if err != nil {
 		return false, unavailable(err, "look for batches")
 	}
@@ -63,7 +64,7 @@ func (d *Driver) resolveRound(ctx context.Context) (more bool, err error) {
 	pipeline := d.Store.Redis.Pipeline()
 	for i, name := range names {
 		installation, id := split(name)
-		states[i] = pipeline.HGet(ctx, root(installation, id), "state")
+		states[i] = pipeline.HGet(ctx, keyspace.Installation(installation).Batch(id).Root(), "state")
 	}
 	if _, err := pipeline.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return false, unavailable(err, "look for batches")
@@ -93,7 +94,7 @@ func (d *Driver) resolveRound(ctx context.Context) (more bool, err error) {
 // resolvePage asks for one page and keeps what it brings. Trouble that passes puts the query off; other trouble stops the batch, and a
 // resume asks again.
 func (d *Driver) resolvePage(ctx context.Context, installation, id string, fields map[string]string) (more bool, err error) {
-	lease := root(installation, id) + ":page"
+	lease := keyspace.Installation(installation).Batch(id).Page()
 	mine, err := d.Store.Redis.SetNX(ctx, lease, 1, pageLease).Result()
 	if err != nil || !mine {
 		return false, unavailable(err, "ask a query")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 const (
@@ -35,12 +36,12 @@ type ledger struct {
 func sets() []ItemState { return append(ItemStates(), pending) }
 
 func (s *Store) ledger(ctx context.Context, installation, id string) (ledger, error) {
-	key := root(installation, id)
+	batch := keyspace.Installation(installation).Batch(id)
 	instant := s.Redis.TxPipeline()
-	fields, ends := instant.HGetAll(ctx, key), instant.LRange(ctx, key+":ends", 0, -1)
+	fields, ends := instant.HGetAll(ctx, batch.Root()), instant.LRange(ctx, batch.Ends(), 0, -1)
 	counts := map[ItemState]*redis.IntCmd{}
 	for _, state := range sets() {
-		counts[state] = instant.ZCard(ctx, key+":"+string(state))
+		counts[state] = instant.ZCard(ctx, batch.State(string(state)))
 	}
 	if _, err := instant.Exec(ctx); err != nil {
 		return ledger{}, unavailable(err, "look up the batch")
@@ -191,7 +192,7 @@ func (l ledger) version() string {
 
 // grouped works out why repositories failed or were skipped, once for every change of the ledger.
 func (s *Store) grouped(ctx context.Context, read ledger, installation, id string) (failures, skips []Group, err error) {
-	key, changes := root(installation, id), read.version()
+	key, changes := keyspace.Installation(installation).Batch(id).Root(), read.version()
 	s.mutex.Lock()
 	last, found := s.groups[key]
 	s.mutex.Unlock()
@@ -282,7 +283,7 @@ func wordOf(slug string) *regexp.Regexp {
 
 // Recent are the newest batches of all installations, newest first. It is for operators.
 func (s *Store) Recent(ctx context.Context, limit int) ([]Status, error) {
-	members, err := s.Redis.ZRevRange(ctx, recentKey, 0, int64(limit)-1).Result()
+	members, err := s.Redis.ZRevRange(ctx, keyspace.RecentBatches, 0, int64(limit)-1).Result()
 	if err != nil {
 		return nil, unavailable(err, "list the batches")
 	}
@@ -291,7 +292,7 @@ func (s *Store) Recent(ctx context.Context, limit int) ([]Status, error) {
 		installation, id := split(name)
 		status, err := s.Get(ctx, installation, id)
 		if err != nil && fault.KindOf(err) == fault.NotFound {
-			s.Redis.ZRem(ctx, recentKey, name) // its time is over; the list is right without it
+			s.Redis.ZRem(ctx, keyspace.RecentBatches, name) // its time is over; the list is right without it
 			continue
 		}
 		if err != nil {
@@ -304,7 +305,7 @@ func (s *Store) Recent(ctx context.Context, limit int) ([]Status, error) {
 
 // Going counts the batches that have not ended, of all installations, by their state. It is for operators.
 func (s *Store) Going(ctx context.Context) (map[string]int, error) {
-	members, err := s.Redis.ZRange(ctx, activeKey, 0, -1).Result()
+	members, err := s.Redis.ZRange(ctx, keyspace.ActiveBatches, 0, -1).Result()
 	if err != nil {
 		return nil, unavailable(err, "count the batches")
 	}
@@ -312,7 +313,7 @@ func (s *Store) Going(ctx context.Context) (map[string]int, error) {
 	heads := make([]*redis.SliceCmd, len(members))
 	for i, name := range members {
 		installation, id := split(name)
-		heads[i] = pipeline.HMGet(ctx, root(installation, id), "state", "hold")
+		heads[i] = pipeline.HMGet(ctx, keyspace.Installation(installation).Batch(id).Root(), "state", "hold")
 	}
 	if _, err := pipeline.Exec(ctx); err != nil {
 		return nil, unavailable(err, "count the batches")
@@ -345,7 +346,7 @@ func (s *Store) List(ctx context.Context, installation string, options ListOptio
 	}
 	statuses := []Status{}
 	for looked := 0; looked < maxLooked; looked += maxPage {
-		ids, err := s.Redis.ZRevRange(ctx, indexKey(installation), int64(offset), int64(offset+maxPage-1)).Result()
+		ids, err := s.Redis.ZRevRange(ctx, keyspace.Installation(installation).Batches(), int64(offset), int64(offset+maxPage-1)).Result()
 		if err != nil {
 			return nil, "", unavailable(err, "list the batches")
 		}
@@ -371,7 +372,7 @@ func (s *Store) List(ctx context.Context, installation string, options ListOptio
 // getOf is Get of a batch that the requester asked for; any batch where requester is empty. Another's is a NotFound fault.
 func (s *Store) getOf(ctx context.Context, installation, id, requester string) (Status, error) {
 	if requester != "" {
-		values, err := s.Redis.HMGet(ctx, root(installation, id), "requester", "principal").Result()
+		values, err := s.Redis.HMGet(ctx, keyspace.Installation(installation).Batch(id).Root(), "requester", "principal").Result()
 		if err != nil {
 			return Status{}, unavailable(err, "list the batches")
 		}
@@ -447,7 +448,7 @@ func (s *Store) places(ctx context.Context, installation, id string, state ItemS
 	instant := s.Redis.TxPipeline()
 	answers := map[ItemState]*redis.StringSliceCmd{}
 	for _, each := range wanted {
-		answers[each] = instant.ZRangeByScore(ctx, root(installation, id)+":"+string(each), &redis.ZRangeBy{
+		answers[each] = instant.ZRangeByScore(ctx, keyspace.Installation(installation).Batch(id).State(string(each)), &redis.ZRangeBy{
 			Min: strconv.Itoa(from), Max: "+inf", Count: int64(count),
 		})
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
 
@@ -101,12 +102,12 @@ func (s *Store) Create(ctx context.Context, b Batch) (status Status, created boo
 	}
 	// Ahead of the batch itself, so that it is looked after wherever this breaks off. What is not there is forgotten after a while.
 	now, name := s.Now(), member(b.Installation, b.ID)
-	if err := s.Redis.ZAdd(ctx, activeKey, redis.Z{Score: float64(now.UnixMilli()), Member: name}).Err(); err != nil {
+	if err := s.Redis.ZAdd(ctx, keyspace.ActiveBatches, redis.Z{Score: float64(now.UnixMilli()), Member: name}).Err(); err != nil {
 		return Status{}, false, unavailable(err, "keep the batch")
 	}
 	arguments := []any{(MaxAge + s.Retention).Milliseconds(), b.ID, b.CreatedAt.UnixMilli(), b.Digest, plan.spec, len(plan.fields)}
 	arguments = append(append(arguments, plan.fields...), plan.entries...)
-	keys := []string{root(b.Installation, b.ID), prefix(b.Installation) + "gone", indexKey(b.Installation)}
+	keys := []string{keyspace.Installation(b.Installation).Batch(b.ID).Root(), keyspace.Installation(b.Installation).Gone(), keyspace.Installation(b.Installation).Batches()}
 	answer, err := createScript.Run(ctx, s.Redis, keys, arguments...).Int()
 	switch {
 	case err != nil:
@@ -130,16 +131,16 @@ func anotherRequest() error {
 // remember lets the dashboard know of a batch, and a driver.
 func (s *Store) remember(ctx context.Context, b Batch) error {
 	pipeline := s.Redis.Pipeline()
-	pipeline.ZAddNX(ctx, recentKey, redis.Z{Score: float64(b.CreatedAt.UnixMilli()), Member: member(b.Installation, b.ID)})
-	pipeline.ZRemRangeByRank(ctx, recentKey, 0, -1-maxRecent)
-	pipeline.Publish(ctx, wakeChannel, member(b.Installation, b.ID))
+	pipeline.ZAddNX(ctx, keyspace.RecentBatches, redis.Z{Score: float64(b.CreatedAt.UnixMilli()), Member: member(b.Installation, b.ID)})
+	pipeline.ZRemRangeByRank(ctx, keyspace.RecentBatches, 0, -1-maxRecent)
+	pipeline.Publish(ctx, keyspace.BatchChannel, member(b.Installation, b.ID))
 	_, err := pipeline.Exec(ctx)
 	return unavailable(err, "keep the batch")
 }
 
 // digest is of a batch's request; empty where there is no such batch.
 func (s *Store) digest(ctx context.Context, installation, id string) (string, error) {
-	digest, err := s.Redis.HGet(ctx, root(installation, id), "digest").Result()
+	digest, err := s.Redis.HGet(ctx, keyspace.Installation(installation).Batch(id).Root(), "digest").Result()
 	if errors.Is(err, redis.Nil) {
 		return "", nil
 	}
@@ -149,7 +150,7 @@ func (s *Store) digest(ctx context.Context, installation, id string) (string, er
 // Forget takes the installation's batches from the lists of all. It goes before the erasure of the installation's keys, which say what
 // there is.
 func (s *Store) Forget(ctx context.Context, installation string) error {
-	ids, err := s.Redis.ZRange(ctx, indexKey(installation), 0, -1).Result()
+	ids, err := s.Redis.ZRange(ctx, keyspace.Installation(installation).Batches(), 0, -1).Result()
 	if err != nil {
 		return unavailable(err, "forget the batches")
 	}
@@ -159,8 +160,8 @@ func (s *Store) Forget(ctx context.Context, installation string) error {
 			members[i] = member(installation, id)
 		}
 		pipeline := s.Redis.Pipeline()
-		pipeline.ZRem(ctx, activeKey, members...)
-		pipeline.ZRem(ctx, recentKey, members...)
+		pipeline.ZRem(ctx, keyspace.ActiveBatches, members...)
+		pipeline.ZRem(ctx, keyspace.RecentBatches, members...)
 		if _, err := pipeline.Exec(ctx); err != nil {
 			return unavailable(err, "forget the batches")
 		}
@@ -369,7 +370,7 @@ const maxKnown = 64
 
 // spec is what a batch does; it may be another's answer and is not to be changed.
 func (s *Store) spec(ctx context.Context, installation, id string) (*spec, error) {
-	key := root(installation, id)
+	key := keyspace.Installation(installation).Batch(id).Root()
 	digest, err := s.digest(ctx, installation, id)
 	if err != nil {
 		return nil, err
@@ -380,7 +381,7 @@ func (s *Store) spec(ctx context.Context, installation, id string) (*spec, error
 	if found != nil && found.digest == digest {
 		return found, nil
 	}
-	sealed, err := s.Redis.Get(ctx, key+":spec").Bytes()
+	sealed, err := s.Redis.Get(ctx, keyspace.Installation(installation).Batch(id).Spec()).Bytes()
 	switch {
 	case errors.Is(err, redis.Nil):
 		return nil, fault.Newf(fault.NotFound, "the batch is not kept any more; make it anew")
@@ -409,7 +410,7 @@ func (s *Store) spec(ctx context.Context, installation, id string) (*spec, error
 
 // numbers are the repositories in a state, in their order.
 func (s *Store) numbers(ctx context.Context, installation, id string, state ItemState) ([]int, error) {
-	texts, err := s.Redis.ZRange(ctx, root(installation, id)+":"+string(state), 0, -1).Result()
+	texts, err := s.Redis.ZRange(ctx, keyspace.Installation(installation).Batch(id).State(string(state)), 0, -1).Result()
 	if err != nil {
 		return nil, unavailable(err, "read the batch")
 	}
@@ -441,7 +442,7 @@ func (s *Store) entries(ctx context.Context, installation, id string, numbers []
 	for i, number := range numbers {
 		fields[i] = strconv.Itoa(number)
 	}
-	values, err := s.Redis.HMGet(ctx, root(installation, id)+":items", fields...).Result()
+	values, err := s.Redis.HMGet(ctx, keyspace.Installation(installation).Batch(id).Items(), fields...).Result()
 	if err != nil {
 		return nil, unavailable(err, "read the batch")
 	}
@@ -471,6 +472,6 @@ func requesterOf(fields map[string]string) string {
 
 // head is a batch's root; empty where there is none.
 func (s *Store) head(ctx context.Context, installation, id string) (map[string]string, error) {
-	fields, err := s.Redis.HGetAll(ctx, root(installation, id)).Result()
+	fields, err := s.Redis.HGetAll(ctx, keyspace.Installation(installation).Batch(id).Root()).Result()
 	return fields, unavailable(err, "look up the batch")
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // common is what the scripts on a batch share.
@@ -122,7 +123,7 @@ type taken struct {
 // the caller dies. hold is why nothing can begin, empty where it can.
 func (s *Store) take(ctx context.Context, installation, id, hold string) (state string, begin taken, err error) {
 	now := s.Now()
-	keys := []string{root(installation, id), prefix(installation) + "gone"}
+	keys := []string{keyspace.Installation(installation).Batch(id).Root(), keyspace.Installation(installation).Gone()}
 	answer, err := takeScript.Run(ctx, s.Redis, keys, now.UnixMilli(), hold, maxTake, now.Add(-MaxAge).UnixMilli()).StringSlice()
 	if err != nil || len(answer) == 0 {
 		return "", taken{}, unavailable(err, "go on with the batch")
@@ -165,7 +166,7 @@ func (s *Store) cancelTaken(ctx context.Context, installation, id string, number
 	for i, number := range numbers {
 		arguments[i] = number
 	}
-	return unavailable(cancelTakenScript.Run(ctx, s.Redis, []string{root(installation, id)}, arguments...).Err(), "look after a batch")
+	return unavailable(cancelTakenScript.Run(ctx, s.Redis, []string{keyspace.Installation(installation).Batch(id).Root()}, arguments...).Err(), "look after a batch")
 }
 
 // actScript does what a caller asks of a batch.
@@ -203,16 +204,16 @@ return {'done', state}`)
 
 // act changes a batch and sees to it that somebody looks after it.
 func (s *Store) act(ctx context.Context, what, installation, id string) error {
-	if there, err := s.Redis.Exists(ctx, root(installation, id)).Result(); err != nil || there == 0 { // or anybody fills the active ones
+	if there, err := s.Redis.Exists(ctx, keyspace.Installation(installation).Batch(id).Root()).Result(); err != nil || there == 0 { // or anybody fills the active ones
 		return cmp.Or(unavailable(err, what+" the batch"), notThere(id))
 	}
 	// Active before, should this die in between; and after, should it be found idle meanwhile. Not woken before: what it does then could
 	// be what is asked for, and the caller be refused.
 	name := member(installation, id)
-	if err := s.Redis.ZAdd(ctx, activeKey, redis.Z{Score: float64(s.Now().UnixMilli()), Member: name}).Err(); err != nil {
+	if err := s.Redis.ZAdd(ctx, keyspace.ActiveBatches, redis.Z{Score: float64(s.Now().UnixMilli()), Member: name}).Err(); err != nil {
 		return unavailable(err, what+" the batch")
 	}
-	answer, err := actScript.Run(ctx, s.Redis, []string{root(installation, id)}, what).StringSlice()
+	answer, err := actScript.Run(ctx, s.Redis, []string{keyspace.Installation(installation).Batch(id).Root()}, what).StringSlice()
 	switch {
 	case err != nil || len(answer) != 2:
 		return unavailable(err, what+" the batch")
@@ -222,8 +223,8 @@ func (s *Store) act(ctx context.Context, what, installation, id string) error {
 		return fault.Newf(fault.Conflict, "%s", refusal(what, State(answer[1])))
 	}
 	after := s.Redis.Pipeline()
-	after.ZAdd(ctx, activeKey, redis.Z{Score: float64(s.Now().UnixMilli()), Member: name})
-	after.Publish(ctx, wakeChannel, name)
+	after.ZAdd(ctx, keyspace.ActiveBatches, redis.Z{Score: float64(s.Now().UnixMilli()), Member: name})
+	after.Publish(ctx, keyspace.BatchChannel, name)
 	_, err = after.Exec(ctx)
 	return unavailable(err, what+" the batch")
 }
@@ -268,7 +269,7 @@ func (s *Store) Cancel(ctx context.Context, installation, id string) error {
 
 // CancelAll cancels every batch of an installation that has not ended. It is for an app that was removed, before its jobs are canceled.
 func (s *Store) CancelAll(ctx context.Context, installation string) error {
-	ids, err := s.Redis.ZRange(ctx, indexKey(installation), 0, -1).Result()
+	ids, err := s.Redis.ZRange(ctx, keyspace.Installation(installation).Batches(), 0, -1).Result()
 	if err != nil {
 		return unavailable(err, "cancel the batches")
 	}
@@ -313,7 +314,7 @@ return total`)
 
 func (s *Store) appendPage(ctx context.Context, installation, id, cursor, next string, at time.Time, entries []any) error {
 	arguments := append([]any{cursor, next, strconv.FormatInt(at.UnixMilli(), 10), maxRepositories}, entries...)
-	return unavailable(appendScript.Run(ctx, s.Redis, []string{root(installation, id)}, arguments...).Err(), "keep what the query found")
+	return unavailable(appendScript.Run(ctx, s.Redis, []string{keyspace.Installation(installation).Batch(id).Root()}, arguments...).Err(), "keep what the query found")
 }
 
 // putOffScript notes why a query cannot go on now.
@@ -330,7 +331,7 @@ func (s *Store) putOff(ctx context.Context, installation, id string, until time.
 	if !until.IsZero() {
 		at = strconv.FormatInt(until.UnixMilli(), 10)
 	}
-	return unavailable(putOffScript.Run(ctx, s.Redis, []string{root(installation, id)}, at, strings.TrimSpace(why)).Err(), "put a query off")
+	return unavailable(putOffScript.Run(ctx, s.Redis, []string{keyspace.Installation(installation).Batch(id).Root()}, at, strings.TrimSpace(why)).Err(), "put a query off")
 }
 
 // keepEntryScript replaces an entry. KEYS: items. ARGV: number, entry.

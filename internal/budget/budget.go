@@ -1,8 +1,5 @@
 // Package budget keeps what is asked of others within what they allow: git requests of an installation in an hour, and exchanges of
 // tokens in a minute. It counts in Redis (GCRA, by go-redis/redis_rate), for all workers together.
-//
-//	rate:gitsmith:{<installation>}:git  string: redis_rate's
-//	rate:gitsmith:exchanges             the same
 package budget
 
 import (
@@ -13,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // Options are the bounds. Zero is none.
@@ -54,7 +52,7 @@ func (b *Budget) Reserve(ctx context.Context, installation string, requests int)
 	if b.git.IsZero() {
 		return nil
 	}
-	return b.take(ctx, gitKey(installation), b.git, requests,
+	return b.take(ctx, keyspace.Installation(installation).Git(), b.git, requests,
 		"git: this installation has used up its requests for now (GITSMITH_GIT_BUDGET); the job goes on when there are some again")
 }
 
@@ -63,7 +61,7 @@ func (b *Budget) Spend(ctx context.Context, installation string, requests int) e
 	if b.git.IsZero() || requests <= 0 {
 		return nil
 	}
-	_, err := b.limiter.AllowAtMost(ctx, gitKey(installation), b.git, requests)
+	_, err := b.limiter.AllowAtMost(ctx, keyspace.Installation(installation).Git(), b.git, requests)
 	return unavailable(err)
 }
 
@@ -72,7 +70,7 @@ func (b *Budget) Exchange(ctx context.Context) error {
 	if b.exchange.IsZero() {
 		return nil
 	}
-	return b.take(ctx, "gitsmith:exchanges", b.exchange, 1, "the app has asked for as many tokens of users as it may in a minute; the job goes on when it may again")
+	return b.take(ctx, keyspace.Exchanges, b.exchange, 1, "the app has asked for as many tokens of users as it may in a minute; the job goes on when it may again")
 }
 
 func (b *Budget) take(ctx context.Context, key string, limit redis_rate.Limit, n int, refusal string) error {
@@ -87,8 +85,6 @@ func (b *Budget) take(ctx context.Context, key string, limit redis_rate.Limit, n
 	throttled.RetryAfter = max(result.RetryAfter, time.Millisecond)
 	return throttled
 }
-
-func gitKey(installation string) string { return "gitsmith:{" + installation + "}:git" }
 
 func unavailable(err error) error {
 	if err == nil {

@@ -1,17 +1,5 @@
 // Package installation keeps what is known of each installation of the app, in Redis: a small record, the names of its
 // repositories, the commits that jobs of ours pushed, and when all of it is to be erased.
-//
-// All keys of an installation carry it as hash tag:
-//
-//	gitsmith:{<installation>}:installation   hash: the record
-//	gitsmith:{<installation>}:gone           there for some minutes after the app was removed: nothing is kept or queued then
-//	gitsmith:{<installation>}:pushed:<hash>  there while a commit is remembered that a job of ours pushed
-//	gitsmith:{<installation>}:name:<uuid>    JSON: what Bitbucket said of a repository
-//	gitsmith:{<installation>}:near_limit     there while Bitbucket's rate limit is near
-//	gitsmith:scheduled                       sorted set: installations by their last scheduled trigger
-//	gitsmith:erasures                        sorted set: removed installations by when their data is erased
-//	gitsmith:removed                         sorted set: those removed within the last minutes, by when
-//	gitsmith:erased                          sorted set: those that were erased, by when
 package installation
 
 import (
@@ -26,6 +14,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // Options are what a [Store] can be told. The zero value is right for production.
@@ -176,7 +165,7 @@ func (s *Store) Touch(ctx context.Context, call Call) (bool, error) {
 	if call.TooOld {
 		tooOld = "1"
 	}
-	keys := []string{recordKey(call.ID), goneKey(call.ID)}
+	keys := []string{keyspace.Installation(call.ID).Record(), keyspace.Installation(call.ID).Gone()}
 	state, err := touchScript.Run(ctx, s.redis, keys, append([]any{milliseconds(now), tooOld}, fields...)...).Int()
 	if err != nil {
 		return true, unavailable(err, "note the call")
@@ -191,11 +180,11 @@ func (s *Store) remember(ctx context.Context, call Call, mine seen, back bool) e
 	id := call.ID
 	pipeline := s.redis.Pipeline()
 	if call.Scheduled || call.Installed { // an install counts as the first: triggers are expected from then on
-		pipeline.ZAddGT(ctx, scheduledKey, redis.Z{Score: float64(mine.at.UnixMilli()), Member: id})
+		pipeline.ZAddGT(ctx, keyspace.Scheduled, redis.Z{Score: float64(mine.at.UnixMilli()), Member: id})
 	}
 	if back {
-		pipeline.ZRem(ctx, erasuresKey, id)
-		pipeline.ZRem(ctx, removedKey, id)
+		pipeline.ZRem(ctx, keyspace.Erasures, id)
+		pipeline.ZRem(ctx, keyspace.Removed, id)
 	}
 	if pipeline.Len() > 0 {
 		if _, err := pipeline.Exec(ctx); err != nil {
@@ -230,7 +219,7 @@ func (s *Store) Renew() {
 
 // Get is an installation's record, or a NotFound fault.
 func (s *Store) Get(ctx context.Context, id string) (Record, error) {
-	fields, err := s.redis.HGetAll(ctx, recordKey(id)).Result()
+	fields, err := s.redis.HGetAll(ctx, keyspace.Installation(id).Record()).Result()
 	if err != nil {
 		return Record{}, unavailable(err, "look up the installation")
 	}
@@ -255,7 +244,7 @@ func (s *Store) Get(ctx context.Context, id string) (Record, error) {
 
 // Workspace is the UUID of the installation's workspace without braces; a NotFound fault where nobody knows it yet.
 func (s *Store) Workspace(ctx context.Context, id string) (string, error) {
-	workspace, err := s.redis.HGet(ctx, recordKey(id), "workspace").Result()
+	workspace, err := s.redis.HGet(ctx, keyspace.Installation(id).Record(), "workspace").Result()
 	if errors.Is(err, redis.Nil) {
 		return "", fault.Newf(fault.NotFound, "the workspace of this installation is not known yet; its next call tells")
 	}
@@ -264,17 +253,17 @@ func (s *Store) Workspace(ctx context.Context, id string) (string, error) {
 
 // Refused notes that Bitbucket refused a token of the installation that had not expired.
 func (s *Store) Refused(ctx context.Context, id string) error {
-	return unavailable(s.redis.HSet(ctx, recordKey(id), "refused", milliseconds(s.Now())).Err(), "note a refusal")
+	return unavailable(s.redis.HSet(ctx, keyspace.Installation(id).Record(), "refused", milliseconds(s.Now())).Err(), "note a refusal")
 }
 
 // Pushed remembers a commit that a job of ours pushed, for a day.
 func (s *Store) Pushed(ctx context.Context, id, commit string) error {
-	return unavailable(s.redis.Set(ctx, pushedKey(id, commit), 1, pushedLife).Err(), "remember a pushed commit")
+	return unavailable(s.redis.Set(ctx, keyspace.Installation(id).Pushed(commit), 1, pushedLife).Err(), "remember a pushed commit")
 }
 
 // IsOurs reports whether the commit was pushed by a job of ours.
 func (s *Store) IsOurs(ctx context.Context, id, commit string) (bool, error) {
-	found, err := s.redis.Exists(ctx, pushedKey(id, commit)).Result()
+	found, err := s.redis.Exists(ctx, keyspace.Installation(id).Pushed(commit)).Result()
 	return found > 0, unavailable(err, "look up a pushed commit")
 }
 
@@ -291,17 +280,3 @@ func unavailable(err error, operation string) error {
 	}
 	return fault.Wrapf(fault.Unavailable, err, "%s: redis cannot be reached now; try again", operation)
 }
-
-func prefix(id string) string            { return "gitsmith:{" + id + "}:" }
-func recordKey(id string) string         { return prefix(id) + "installation" }
-func goneKey(id string) string           { return prefix(id) + "gone" }
-func pushedKey(id, commit string) string { return prefix(id) + "pushed:" + commit }
-func nearKey(id string) string           { return prefix(id) + "near_limit" }
-func nameKey(id, uuid string) string     { return prefix(id) + "name:" + uuid }
-
-const (
-	scheduledKey = "gitsmith:scheduled"
-	erasuresKey  = "gitsmith:erasures"
-	removedKey   = "gitsmith:removed"
-	erasedKey    = "gitsmith:erased"
-)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
 )
 
@@ -42,9 +43,9 @@ func (w *world) pass(t *testing.T, by time.Duration) {
 	t.Helper()
 	w.now = w.now.Add(by)
 	for _, id := range []string{web, api} {
-		left := w.client.PTTL(t.Context(), goneKey(id)).Val()
+		left := w.client.PTTL(t.Context(), keyspace.Installation(id).Gone()).Val()
 		if left > 0 {
-			w.client.PExpire(t.Context(), goneKey(id), left-by) // one in the past deletes it
+			w.client.PExpire(t.Context(), keyspace.Installation(id).Gone(), left-by) // one in the past deletes it
 		}
 	}
 }
@@ -170,11 +171,11 @@ func TestListsDoNotNameWhatCameBack(t *testing.T) {
 	w := newWorld(queuetest.Start(t).Client())
 	w.touch(t, Call{ID: web}, true)
 	eraseAt := w.remove(t, web)
-	w.client.HSet(t.Context(), recordKey(web), "state", "active")
+	w.client.HSet(t.Context(), keyspace.Installation(web).Record(), "state", "active")
 	listed(t, "leaving", nil)(w.Leaving(t.Context()))
 	w.now = eraseAt
 	listed(t, "due", nil)(w.Due(t.Context()))
-	if n := w.client.ZCard(t.Context(), erasuresKey).Val(); n != 0 {
+	if n := w.client.ZCard(t.Context(), keyspace.Erasures).Val(); n != 0 {
 		t.Errorf("%d dates are left", n)
 	}
 }
@@ -195,8 +196,8 @@ func TestDueWhileRedisFails(t *testing.T) {
 	client := queuetest.Start(t).Client()
 	w := newWorld(client)
 	w.now = w.remove(t, web)
-	client.Del(t.Context(), recordKey(web))
-	client.Set(t.Context(), recordKey(web), "no hash", 0) // reading it fails as a Redis that hiccups does
+	client.Del(t.Context(), keyspace.Installation(web).Record())
+	client.Set(t.Context(), keyspace.Installation(web).Record(), "no hash", 0) // reading it fails as a Redis that hiccups does
 	if due, err := w.Due(t.Context()); len(due) > 0 || fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("due %q, %v", due, err)
 	}
@@ -268,7 +269,7 @@ func TestEraseTakesAllOfItAndNothingElse(t *testing.T) {
 			}
 			mine := []string{
 				"gitsmith:{" + id + "}:token:system", "gitsmith:{" + id + "}:token:user:{x}:y", "gitsmith:{" + id + "}:job:1", "gitsmith:{" + id + "}:lock:r",
-				"rate:gitsmith:{" + id + "}:git", pushedKey(id, "c"), nameKey(id, "u"),
+				"rate:gitsmith:{" + id + "}:git", keyspace.Installation(id).Pushed("c"), keyspace.Installation(id).Name("u"),
 			}
 			for _, key := range slices.Concat(others, mine) {
 				w.client.Set(t.Context(), key, 1, 0)
@@ -284,7 +285,7 @@ func TestEraseTakesAllOfItAndNothingElse(t *testing.T) {
 					t.Errorf("erasing %q took %q", id, key)
 				}
 			}
-			for _, key := range append(mine, recordKey(id), goneKey(id)) {
+			for _, key := range append(mine, keyspace.Installation(id).Record(), keyspace.Installation(id).Gone()) {
 				if w.client.Exists(t.Context(), key).Val() == 1 {
 					t.Errorf("erasing %q left %q", id, key)
 				}
@@ -292,7 +293,7 @@ func TestEraseTakesAllOfItAndNothingElse(t *testing.T) {
 			if erased, err := w.Erased(t.Context()); err != nil || !slices.Contains(erased, id) {
 				t.Errorf("erased: %q, %v", erased, err)
 			}
-			if due := w.client.ZScore(t.Context(), erasuresKey, id); !errors.Is(due.Err(), redis.Nil) {
+			if due := w.client.ZScore(t.Context(), keyspace.Erasures, id); !errors.Is(due.Err(), redis.Nil) {
 				t.Errorf("%q is still dated", id)
 			}
 		}
@@ -325,7 +326,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("near the limit: %v, %v", found, err)
 		}
 		for _, damaged := range []string{"{", `{}`, `{"Repository":{"workspace":"acme"}}`} {
-			w.client.Set(t.Context(), nameKey(api, ids.RepositoryUUID), damaged, 0)
+			w.client.Set(t.Context(), keyspace.Installation(api).Name(ids.RepositoryUUID), damaged, 0)
 			if _, found, err := w.Name(t.Context(), api, ids); found || err != nil {
 				t.Errorf("%s: %v, %v", damaged, found, err)
 			}
@@ -346,7 +347,7 @@ func TestCommitsOfOurs(t *testing.T) {
 				t.Errorf("%v: %v, %v", one, ours, err)
 			}
 		}
-		if life := w.client.PTTL(t.Context(), pushedKey(web, "c1")).Val(); life <= 0 || life > pushedLife {
+		if life := w.client.PTTL(t.Context(), keyspace.Installation(web).Pushed("c1")).Val(); life <= 0 || life > pushedLife {
 			t.Errorf("it is known for %v", life)
 		}
 	})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 const (
@@ -23,7 +24,7 @@ const (
 // its rate limit is near, that is a Throttled fault.
 func (s *Store) Name(ctx context.Context, id string, repository bitbucket.Repository) (info bitbucket.Info, found bool, err error) {
 	pipeline := s.redis.Pipeline()
-	name, near := pipeline.Get(ctx, nameKey(id, repository.RepositoryUUID)), pipeline.PTTL(ctx, nearKey(id))
+	name, near := pipeline.Get(ctx, keyspace.Installation(id).Name(repository.RepositoryUUID)), pipeline.PTTL(ctx, keyspace.Installation(id).NearLimit())
 	if _, err := pipeline.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return bitbucket.Info{}, false, unavailable(err, "look up a repository's name")
 	}
@@ -50,9 +51,9 @@ func (s *Store) KeepName(ctx context.Context, id string, repository bitbucket.Re
 		return err
 	}
 	pipeline := s.redis.Pipeline()
-	pipeline.Set(ctx, nameKey(id, repository.RepositoryUUID), text, nameLife)
+	pipeline.Set(ctx, keyspace.Installation(id).Name(repository.RepositoryUUID), text, nameLife)
 	if info.NearLimit {
-		pipeline.Set(ctx, nearKey(id), 1, nearPause)
+		pipeline.Set(ctx, keyspace.Installation(id).NearLimit(), 1, nearPause)
 	}
 	_, err = pipeline.Exec(ctx)
 	return unavailable(err, "remember a repository's name")
@@ -60,5 +61,5 @@ func (s *Store) KeepName(ctx context.Context, id string, repository bitbucket.Re
 
 // DropName forgets a name that may be wrong by now.
 func (s *Store) DropName(ctx context.Context, id, repositoryUUID string) error {
-	return unavailable(s.redis.Del(ctx, nameKey(id, repositoryUUID)).Err(), "forget a repository's name")
+	return unavailable(s.redis.Del(ctx, keyspace.Installation(id).Name(repositoryUUID)).Err(), "forget a repository's name")
 }

@@ -2,15 +2,14 @@ package installation
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // KEYS: record, gone. ARGV: now, when its data is erased, life of gone in ms. Returns the time of the erasure: a second removal
@@ -30,10 +29,10 @@ func (s *Store) Remove(ctx context.Context, id string) (eraseAt time.Time, err e
 	// Ahead of the record, so that data whose removal is noted is never without its date, wherever this breaks off. Due passes over an
 	// installation that is not gone.
 	date := redis.Z{Score: float64(now.Add(s.EraseAfter).UnixMilli()), Member: id}
-	if err := s.redis.ZAddNX(ctx, erasuresKey, date).Err(); err != nil {
+	if err := s.redis.ZAddNX(ctx, keyspace.Erasures, date).Err(); err != nil {
 		return time.Time{}, unavailable(err, "note the removal")
 	}
-	text, err := removeScript.Run(ctx, s.redis, []string{recordKey(id), goneKey(id)},
+	text, err := removeScript.Run(ctx, s.redis, []string{keyspace.Installation(id).Record(), keyspace.Installation(id).Gone()},
 		milliseconds(now), milliseconds(now.Add(s.EraseAfter)), late.Milliseconds()).Text()
 	if err != nil {
 		return time.Time{}, unavailable(err, "note the removal")
@@ -43,10 +42,10 @@ func (s *Store) Remove(ctx context.Context, id string) (eraseAt time.Time, err e
 		return time.Time{}, unavailable(err, "note the removal")
 	}
 	pipeline := s.redis.Pipeline()
-	pipeline.ZAdd(ctx, erasuresKey, redis.Z{Score: float64(number), Member: id})
-	pipeline.ZRem(ctx, scheduledKey, id)
-	pipeline.ZAdd(ctx, removedKey, redis.Z{Score: float64(now.UnixMilli()), Member: id})
-	pipeline.ZRemRangeByScore(ctx, removedKey, "-inf", milliseconds(now.Add(-2*late)))
+	pipeline.ZAdd(ctx, keyspace.Erasures, redis.Z{Score: float64(number), Member: id})
+	pipeline.ZRem(ctx, keyspace.Scheduled, id)
+	pipeline.ZAdd(ctx, keyspace.Removed, redis.Z{Score: float64(now.UnixMilli()), Member: id})
+	pipeline.ZRemRangeByScore(ctx, keyspace.Removed, "-inf", milliseconds(now.Add(-2*late)))
 	if _, err := pipeline.Exec(ctx); err != nil {
 		return time.Time{}, unavailable(err, "note the removal")
 	}
@@ -61,7 +60,7 @@ func (s *Store) Remove(ctx context.Context, id string) (eraseAt time.Time, err e
 // proves that the app is there, also that of an app which has no scheduled trigger.
 func (s *Store) Silent(ctx context.Context) ([]string, error) {
 	until := s.Now().Add(-missed * s.Interval)
-	ids, err := s.redis.ZRangeByScore(ctx, scheduledKey, &redis.ZRangeBy{Min: "-inf", Max: milliseconds(until)}).Result()
+	ids, err := s.redis.ZRangeByScore(ctx, keyspace.Scheduled, &redis.ZRangeBy{Min: "-inf", Max: milliseconds(until)}).Result()
 	if err != nil {
 		return nil, unavailable(err, "look for silent installations")
 	}
@@ -82,7 +81,7 @@ func (s *Store) Silent(ctx context.Context) ([]string, error) {
 // Leaving are the installations whose removal was noted within the last minutes: a job may still be on its way into the queue. One that
 // came back meanwhile is none, also where whoever noted that died before it was taken from the list.
 func (s *Store) Leaving(ctx context.Context) ([]string, error) {
-	ids, err := s.redis.ZRangeByScore(ctx, removedKey, &redis.ZRangeBy{Min: milliseconds(s.Now().Add(-2 * late)), Max: "+inf"}).Result()
+	ids, err := s.redis.ZRangeByScore(ctx, keyspace.Removed, &redis.ZRangeBy{Min: milliseconds(s.Now().Add(-2 * late)), Max: "+inf"}).Result()
 	if err != nil {
 		return nil, unavailable(err, "look for removed installations")
 	}
@@ -101,7 +100,7 @@ func (s *Store) Leaving(ctx context.Context) ([]string, error) {
 
 // Due are the installations whose data is to be erased now.
 func (s *Store) Due(ctx context.Context) ([]string, error) {
-	ids, err := s.redis.ZRangeByScore(ctx, erasuresKey, &redis.ZRangeBy{Min: "-inf", Max: milliseconds(s.Now())}).Result()
+	ids, err := s.redis.ZRangeByScore(ctx, keyspace.Erasures, &redis.ZRangeBy{Min: "-inf", Max: milliseconds(s.Now())}).Result()
 	if err != nil {
 		return nil, unavailable(err, "look for data to erase")
 	}
@@ -112,7 +111,7 @@ func (s *Store) Due(ctx context.Context) ([]string, error) {
 		case err != nil && fault.KindOf(err) != fault.NotFound:
 			return nil, err // nobody knows whether it came back: its data is not to go for a Redis that hiccups
 		case err == nil && record.State != Gone: // it came back, and whoever noted it died
-			if err := s.redis.ZRem(ctx, erasuresKey, id).Err(); err != nil {
+			if err := s.redis.ZRem(ctx, keyspace.Erasures, id).Err(); err != nil {
 				return nil, unavailable(err, "look for data to erase")
 			}
 		default:
@@ -132,12 +131,12 @@ func (s *Store) Erase(ctx context.Context, id string) (int, error) {
 	wipe := func(ctx context.Context, node redis.Cmdable) error {
 		var cursor uint64
 		for {
-			keys, next, err := node.Scan(ctx, cursor, pattern(id), scanCount).Result()
+			keys, next, err := node.Scan(ctx, cursor, keyspace.Installation(id).Pattern(), scanCount).Result()
 			if err != nil {
 				return err
 			}
 			for _, key := range keys {
-				if key == recordKey(id) || !hasTag(key, id) {
+				if key == keyspace.Installation(id).Record() || !keyspace.Installation(id).Owns(key) {
 					continue
 				}
 				n, err := s.redis.Unlink(ctx, key).Result()
@@ -166,11 +165,11 @@ func (s *Store) Erase(ctx context.Context, id string) (int, error) {
 		return erased, unavailable(err, "erase an installation's data")
 	}
 	pipeline := s.redis.Pipeline()
-	record := pipeline.Unlink(ctx, recordKey(id))
-	pipeline.ZRem(ctx, erasuresKey, id)
-	pipeline.ZRem(ctx, scheduledKey, id)
-	pipeline.ZAdd(ctx, erasedKey, redis.Z{Score: float64(s.Now().UnixMilli()), Member: id})
-	pipeline.ZRemRangeByScore(ctx, erasedKey, "-inf", milliseconds(s.Now().Add(-s.EraseAfter)))
+	record := pipeline.Unlink(ctx, keyspace.Installation(id).Record())
+	pipeline.ZRem(ctx, keyspace.Erasures, id)
+	pipeline.ZRem(ctx, keyspace.Scheduled, id)
+	pipeline.ZAdd(ctx, keyspace.Erased, redis.Z{Score: float64(s.Now().UnixMilli()), Member: id})
+	pipeline.ZRemRangeByScore(ctx, keyspace.Erased, "-inf", milliseconds(s.Now().Add(-s.EraseAfter)))
 	if _, err := pipeline.Exec(ctx); err != nil {
 		return erased, unavailable(err, "erase an installation's data")
 	}
@@ -181,27 +180,6 @@ func (s *Store) Erase(ctx context.Context, id string) (int, error) {
 
 // Erased are the installations that were erased within the last weeks: for what lies outside of Redis, on each worker.
 func (s *Store) Erased(ctx context.Context) ([]string, error) {
-	ids, err := s.redis.ZRange(ctx, erasedKey, 0, -1).Result()
+	ids, err := s.redis.ZRange(ctx, keyspace.Erased, 0, -1).Result()
 	return ids, unavailable(err, "look for erased installations")
-}
-
-// pattern matches every key that carries the installation as hash tag, of other packages too. An id holds none of the characters that
-// mean something in it, unless somebody made it up: those are taken literally.
-func pattern(id string) string {
-	literal := make([]byte, 0, len(id))
-	for i := range len(id) {
-		switch id[i] {
-		case '*', '?', '[', ']', '\\', '^', '-':
-			literal = append(literal, '\\')
-		}
-		literal = append(literal, id[i])
-	}
-	return fmt.Sprintf("*{%s}:*", literal)
-}
-
-// hasTag reports whether the key's hash tag is the installation. A pattern matches as well where a name further back in the key of
-// another one looks like a tag.
-func hasTag(key, id string) bool {
-	_, rest, found := strings.Cut(key, "{")
-	return found && strings.HasPrefix(rest, id+"}:")
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // asynq trims its archive in one script, which unpacks everything older than 90 days or beyond 10,000 tasks: from about 8,000 ids on, Lua
@@ -141,13 +142,13 @@ func (s *Server) noteLost(ctx context.Context, tasks ...string) error {
 	for i, task := range tasks {
 		jobs[i] = jobOf(task)
 	}
-	return s.Redis.SAdd(ctx, lostSet, jobs...).Err()
+	return s.Redis.SAdd(ctx, keyspace.Lost, jobs...).Err()
 }
 
 // endLost ends the jobs that have lost their task. Their note in Redis goes when they have ended: a search may fail, and an attempt that is
 // under way may put its job off, which nothing would take up again. A note is the job's id, and once that is found its installation too.
 func (s *Server) endLost(ctx context.Context) error {
-	noted, err := s.Redis.SMembers(ctx, lostSet).Result()
+	noted, err := s.Redis.SMembers(ctx, keyspace.Lost).Result()
 	if err != nil || len(noted) == 0 {
 		return err
 	}
@@ -176,9 +177,9 @@ func (s *Server) endLost(ctx context.Context) error {
 		}
 	}
 	pipeline := s.Redis.TxPipeline()
-	pipeline.SRem(ctx, lostSet, noted)
+	pipeline.SRem(ctx, keyspace.Lost, noted)
 	if len(left) > 0 {
-		pipeline.SAdd(ctx, lostSet, left...)
+		pipeline.SAdd(ctx, keyspace.Lost, left...)
 	}
 	_, err = pipeline.Exec(ctx)
 	return err
@@ -190,13 +191,13 @@ func (s *Server) search(ctx context.Context, wanted, found map[string]bool) erro
 	var mutex sync.Mutex // masters of a cluster are searched at the same time
 	searchOne := func(ctx context.Context, node redis.Cmdable) error {
 		for cursor := uint64(0); ; {
-			keys, next, err := node.Scan(ctx, cursor, recordKey("*", "*"), scanPiece).Result()
+			keys, next, err := node.Scan(ctx, cursor, keyspace.Installation("*").Job("*"), scanPiece).Result()
 			if err != nil {
 				return err
 			}
 			mutex.Lock()
 			for _, key := range keys {
-				if installation, id, _ := strings.Cut(strings.TrimPrefix(key, "gitsmith:{"), "}:job:"); wanted[id] {
+				if installation, id := keyspace.JobOf(key); wanted[id] {
 					found[id+" "+installation] = true
 				}
 			}
@@ -215,7 +216,7 @@ func (s *Server) search(ctx context.Context, wanted, found map[string]bool) erro
 // lose ends a job whose task is gone, and with it what the job was to do. It reports whether nothing is left to do: an attempt that is under
 // way ends by itself, unless its worker is gone too. A batch queues a repository's first run again.
 func (s *Server) lose(ctx context.Context, installation, id string) (over bool, err error) {
-	found, err := s.Redis.HGetAll(ctx, recordKey(installation, id)).Result()
+	found, err := s.Redis.HGetAll(ctx, keyspace.Installation(installation).Job(id)).Result()
 	if err != nil {
 		return false, unavailable(err, "look for a lost job")
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // run is one delivery of a job's task.
@@ -88,8 +89,8 @@ func (s *Server) takeSlot(ctx context.Context) bool {
 func (s *Server) begin(ctx context.Context, j job.Job) (verdict string, opened opening, err error) {
 	now := s.Now()
 	keys := []string{
-		recordKey(j.Installation, j.ID), indexKey(j.Installation), waitingKey(j.Installation), wakesKey(j.Installation),
-		slotsKey(j.Installation, j.Class), parkedKey(j.Installation, j.Class), goneKey(j.Installation),
+		keyspace.Installation(j.Installation).Job(j.ID), keyspace.Installation(j.Installation).Jobs(), keyspace.Installation(j.Installation).Waiting(), keyspace.Installation(j.Installation).Wakes(),
+		keyspace.Installation(j.Installation).Slots(string(j.Class)), keyspace.Installation(j.Installation).Parked(string(j.Class)), keyspace.Installation(j.Installation).Gone(),
 	}
 	arguments := append([]any{
 		j.Generation, now.UnixMilli(), liveLife.Milliseconds(), j.ID, j.CreatedAt.UnixMilli(), string(j.Actor.Kind), s.Cap, j.Digest,
@@ -103,7 +104,7 @@ func (s *Server) begin(ctx context.Context, j job.Job) (verdict string, opened o
 	case "over":
 		return answer[0], opening{}, s.client.run(ctx, j.Installation, j.Class, answer[1:])
 	case "parked":
-		return answer[0], opening{}, s.Redis.SAdd(ctx, parkedSet, j.Installation).Err()
+		return answer[0], opening{}, s.Redis.SAdd(ctx, keyspace.Parked, j.Installation).Err()
 	default:
 		return answer[0], opening{}, nil
 	}
@@ -250,8 +251,8 @@ func (s *Server) write(ctx context.Context, r *run, out outcome, result job.Resu
 		fields = append(fields, "failure", failureText(out.kind, out.detail))
 	}
 	keys := []string{
-		recordKey(j.Installation, j.ID), waitingKey(j.Installation), wakesKey(j.Installation), payloadKey(j.Installation, j.ID),
-		slotsKey(j.Installation, j.Class), parkedKey(j.Installation, j.Class),
+		keyspace.Installation(j.Installation).Job(j.ID), keyspace.Installation(j.Installation).Waiting(), keyspace.Installation(j.Installation).Wakes(), keyspace.Installation(j.Installation).Payload(j.ID),
+		keyspace.Installation(j.Installation).Slots(string(j.Class)), keyspace.Installation(j.Installation).Parked(string(j.Class)),
 	}
 	arguments := append([]any{
 		j.Generation, r.fence, life.Milliseconds(), uncounted, j.ID, waiting, r.wakes, r.payload, s.Cap, now.UnixMilli(),

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 	"github.com/gitsmith/gitsmith/internal/pipeline"
 )
 
@@ -104,7 +105,7 @@ func (c *Client) GetAll(ctx context.Context, installation string, ids []string) 
 		pipeline := c.Redis.Pipeline()
 		answers := make([]*redis.MapStringStringCmd, len(page))
 		for i, id := range page {
-			answers[i] = pipeline.HGetAll(ctx, recordKey(installation, id))
+			answers[i] = pipeline.HGetAll(ctx, keyspace.Installation(installation).Job(id))
 		}
 		if _, err := pipeline.Exec(ctx); err != nil {
 			return nil, unavailable(err, "look up jobs")
@@ -143,7 +144,7 @@ func (c *Client) cancel(ctx context.Context, installation, id string, leaveRunni
 	failure := failureText(fault.Canceled, "the job was canceled before it ran")
 	class := job.Class(found["class"])
 	keys := []string{
-		recordKey(installation, id), waitingKey(installation), payloadKey(installation, id), slotsKey(installation, class), parkedKey(installation, class),
+		keyspace.Installation(installation).Job(id), keyspace.Installation(installation).Waiting(), keyspace.Installation(installation).Payload(id), keyspace.Installation(installation).Slots(string(class)), keyspace.Installation(installation).Parked(string(class)),
 	}
 	answer, err := texts(cancelScript.Run(ctx, c.Redis, keys, c.Now().UnixMilli(), c.retention(class).Milliseconds(), id, failure, payload, c.Cap,
 		flag(leaveRunning)).Result())
@@ -154,7 +155,7 @@ func (c *Client) cancel(ctx context.Context, installation, id string, leaveRunni
 	case "unknown", "left":
 	case "asked":
 		// A worker that does not hear it looks into the record from time to time.
-		if err := c.Redis.Publish(ctx, cancelChannel, cancelMessage(installation, id, answer[1])).Err(); err != nil {
+		if err := c.Redis.Publish(ctx, keyspace.CancelChannel, cancelMessage(installation, id, answer[1])).Err(); err != nil {
 			return job.Status{}, unavailable(err, "cancel a job")
 		}
 	case "ended":

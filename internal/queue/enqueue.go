@@ -13,6 +13,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // Enqueue queues a job once: the same id with the same digest gives the job that is there, and created is false. The same id
@@ -87,10 +88,10 @@ func (c *Client) HaveTasks(ctx context.Context, class job.Class, ids []string) (
 // creation is what createScript takes.
 func (c *Client) creation(j job.Job, parked bool) (keys []string, arguments []any) {
 	now := c.Now()
-	newest := recordKey(j.Installation, j.ID) // not looked at
+	newest := keyspace.Installation(j.Installation).Job(j.ID) // not looked at
 	happened, failure := "", ""
 	if j.Coalesce != "" {
-		newest, happened = newestKey(j.Installation, j.Coalesce), strconv.FormatInt(j.HappenedAt.UnixMilli(), 10)
+		newest, happened = keyspace.Installation(j.Installation).Newest(j.Coalesce), strconv.FormatInt(j.HappenedAt.UnixMilli(), 10)
 		failure = failureText(fault.Canceled, "a newer event asked for the same before the job began")
 	}
 	oldest := ""
@@ -98,8 +99,8 @@ func (c *Client) creation(j job.Job, parked bool) (keys []string, arguments []an
 		oldest = strconv.FormatInt(now.Add(-liveLife-c.Retention).UnixMilli(), 10)
 	}
 	keys = []string{
-		recordKey(j.Installation, j.ID), indexKey(j.Installation), slotsKey(j.Installation, j.Class), parkedKey(j.Installation, j.Class),
-		goneKey(j.Installation), waitingKey(j.Installation), newest,
+		keyspace.Installation(j.Installation).Job(j.ID), keyspace.Installation(j.Installation).Jobs(), keyspace.Installation(j.Installation).Slots(string(j.Class)), keyspace.Installation(j.Installation).Parked(string(j.Class)),
+		keyspace.Installation(j.Installation).Gone(), keyspace.Installation(j.Installation).Waiting(), newest,
 	}
 	waits := "0"
 	if parked {
@@ -125,7 +126,7 @@ func (c *Client) admit(ctx context.Context, j job.Job, parked, full, free bool) 
 	case free:
 		return c.run(ctx, j.Installation, j.Class, []string{taskID(j.ID, j.Generation)})
 	case parked && c.full.tell(j.Installation, c.Now()):
-		if err := c.Redis.SAdd(ctx, parkedSet, j.Installation).Err(); err != nil {
+		if err := c.Redis.SAdd(ctx, keyspace.Parked, j.Installation).Err(); err != nil {
 			return unavailable(err, "queue a job")
 		}
 	}
@@ -147,7 +148,7 @@ func (c *Client) forgetReplaced(ctx context.Context, class, task string) {
 type fullness struct {
 	mutex sync.Mutex
 	full  map[string]struct{}
-	told  map[string]time.Time // when parkedSet was told of an installation
+	told  map[string]time.Time // when keyspace.Parked was told of an installation
 }
 
 const (
@@ -175,7 +176,7 @@ func (f *fullness) set(installation string, class job.Class, full bool) {
 	f.full[string(class)+installation] = struct{}{}
 }
 
-// tell reports whether parkedSet is to be told now.
+// tell reports whether keyspace.Parked is to be told now.
 func (f *fullness) tell(installation string, now time.Time) bool {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()

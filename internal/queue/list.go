@@ -9,6 +9,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 const (
@@ -95,7 +96,7 @@ func (c *Client) following(ctx context.Context, installation string, at cursor) 
 	}
 	for offset := int64(0); ; offset += maxPage {
 		members, err := c.Redis.ZRangeArgsWithScores(ctx, redis.ZRangeArgs{
-			Key: indexKey(installation), Start: from, Stop: "-inf", ByScore: true, Rev: true, Offset: offset, Count: maxPage,
+			Key: keyspace.Installation(installation).Jobs(), Start: from, Stop: "-inf", ByScore: true, Rev: true, Offset: offset, Count: maxPage,
 		}).Result()
 		if err != nil {
 			return nil, unavailable(err, "list jobs")
@@ -115,7 +116,7 @@ func (c *Client) readAll(ctx context.Context, installation string, members []red
 	pipeline := c.Redis.Pipeline()
 	answers := make([]*redis.MapStringStringCmd, len(members))
 	for i, member := range members {
-		answers[i] = pipeline.HGetAll(ctx, recordKey(installation, member.Member.(string)))
+		answers[i] = pipeline.HGetAll(ctx, keyspace.Installation(installation).Job(member.Member.(string)))
 	}
 	if _, err := pipeline.Exec(ctx); err != nil {
 		return nil, unavailable(err, "list jobs")
@@ -129,7 +130,7 @@ func (c *Client) readAll(ctx context.Context, installation string, members []red
 		}
 	}
 	if len(gone) > 0 {
-		c.Redis.ZRem(ctx, indexKey(installation), gone...) // the page is right without it
+		c.Redis.ZRem(ctx, keyspace.Installation(installation).Jobs(), gone...) // the page is right without it
 	}
 	return records, nil
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 const (
@@ -72,11 +73,11 @@ func (c *Client) look(ctx context.Context) error {
 // probeKeys are what a look writes: one key, and on a Cluster one beside each of asynq's queues, which different masters may hold.
 func (c *Client) probeKeys() []string {
 	if _, cluster := c.Redis.(*redis.ClusterClient); !cluster {
-		return []string{writableKey}
+		return []string{keyspace.Writable}
 	}
 	keys := make([]string, 0, len(classes()))
 	for class := range classes() {
-		keys = append(keys, "gitsmith:{"+class+"}:writable")
+		keys = append(keys, keyspace.WritableOf(class))
 	}
 	return keys
 }

@@ -4,23 +4,6 @@
 //
 // Only this package says task. A task's payload is [job.Marshal]'s: readable meta, sealed content, no token. Text that goes into
 // a task or a record is public and bounded.
-//
-// All keys of an installation carry it as hash tag, so that each script touches one slot of a Redis Cluster:
-//
-//	gitsmith:{<installation>}:job:<id>      hash: the record
-//	gitsmith:{<installation>}:payload:<id>  string: what a job was that ended without success, sealed as in its task; for a retry
-//	gitsmith:{<installation>}:jobs          sorted set: ids by creation time
-//	gitsmith:{<installation>}:waiting       sorted set: ids that wait for a token, by creation time
-//	gitsmith:{<installation>}:wakes         number: how often waiting jobs were woken
-//	gitsmith:{<installation>}:slots:<class> sorted set: ids that are in the queue or run, by the time since when
-//	gitsmith:{<installation>}:parked:<class> sorted set: ids that wait for a slot, by creation time
-//	gitsmith:{<installation>}:newest:<what> string: time and id of the newest event's job, where jobs replace each other
-//	gitsmith:{<installation>}:gone          package installation's: there for some minutes after the app was removed
-//	gitsmith:parked                         set: installations with parked jobs
-//	gitsmith:writable                       written, and deleted at once, to see whether Redis takes writes
-//	gitsmith:lost                           set: ids of jobs whose task is lost, until the jobs have ended
-//	gitsmith:quarantine                     list: tasks that nobody can decode, the newest hundred
-//	gitsmith:cancel                         channel: jobs that are to stop
 package queue
 
 import (
@@ -85,33 +68,6 @@ func (o *Options) retention(class job.Class) time.Duration {
 func classes() map[string]int {
 	return map[string]int{string(job.ClassInteractive): 6, string(job.ClassEvent): 3, string(job.ClassBatch): 1}
 }
-
-func prefix(installation string) string        { return "gitsmith:{" + installation + "}:" }
-func recordKey(installation, id string) string { return prefix(installation) + "job:" + id }
-func indexKey(installation string) string      { return prefix(installation) + "jobs" }
-func waitingKey(installation string) string    { return prefix(installation) + "waiting" }
-func wakesKey(installation string) string      { return prefix(installation) + "wakes" }
-
-func slotsKey(installation string, class job.Class) string {
-	return prefix(installation) + "slots:" + string(class)
-}
-
-func parkedKey(installation string, class job.Class) string {
-	return prefix(installation) + "parked:" + string(class)
-}
-
-func newestKey(installation, what string) string { return prefix(installation) + "newest:" + what }
-func goneKey(installation string) string         { return prefix(installation) + "gone" }
-
-func payloadKey(installation, id string) string { return prefix(installation) + "payload:" + id }
-
-const (
-	quarantineKey = "gitsmith:quarantine"
-	cancelChannel = "gitsmith:cancel"
-	parkedSet     = "gitsmith:parked"
-	lostSet       = "gitsmith:lost"
-	writableKey   = "gitsmith:writable"
-)
 
 // taskID is the id of one generation's task: a retry that a caller asks for is a task of its own, so that it can be queued
 // before the old one is removed and nothing is lost in between.

@@ -12,6 +12,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // shortField is the longest value that Redis keeps packed (hash-max-listpack-value, 64 by default). A record with a longer one becomes a
@@ -111,7 +112,7 @@ func (r record) status() job.Status {
 
 // read is a job's record, or a NotFound fault.
 func read(ctx context.Context, client redis.UniversalClient, installation, id string) (record, error) {
-	fields, err := client.HGetAll(ctx, recordKey(installation, id)).Result()
+	fields, err := client.HGetAll(ctx, keyspace.Installation(installation).Job(id)).Result()
 	if err != nil {
 		return nil, unavailable(err, "look up job")
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // doubtfulAge is how old a slot is before the sweep looks whether its task is still there. Attempts may take longer.
@@ -15,7 +16,7 @@ const doubtfulAge = 30 * time.Second
 
 // refillAll sees to it that no job stays parked while its installation has slots: whoever was to run it may have died.
 func (s *Server) refillAll(ctx context.Context) error {
-	installations, err := s.Redis.SMembers(ctx, parkedSet).Result()
+	installations, err := s.Redis.SMembers(ctx, keyspace.Parked).Result()
 	if err != nil {
 		return unavailable(err, "look after parked jobs")
 	}
@@ -30,7 +31,7 @@ func (s *Server) refillAll(ctx context.Context) error {
 		}
 		if parked == 0 {
 			// Whoever parks one at this moment tells the set again within seconds, or the jobs that run now let it follow.
-			if err := s.Redis.SRem(ctx, parkedSet, installation).Err(); err != nil {
+			if err := s.Redis.SRem(ctx, keyspace.Parked, installation).Err(); err != nil {
 				return unavailable(err, "look after parked jobs")
 			}
 		}
@@ -41,8 +42,8 @@ func (s *Server) refillAll(ctx context.Context) error {
 // refill returns how many jobs stay parked or hold a slot.
 func (s *Server) refill(ctx context.Context, installation string, class job.Class) (int, error) {
 	now := s.Now()
-	keys := []string{slotsKey(installation, class), parkedKey(installation, class)}
-	answer, err := numbersAndTexts(refillScript.Run(ctx, s.Redis, keys, s.Cap, now.UnixMilli(), prefix(installation)+"job:", now.Add(-doubtfulAge).UnixMilli()).Result())
+	keys := []string{keyspace.Installation(installation).Slots(string(class)), keyspace.Installation(installation).Parked(string(class))}
+	answer, err := numbersAndTexts(refillScript.Run(ctx, s.Redis, keys, s.Cap, now.UnixMilli(), keyspace.Installation(installation).Job(""), now.Add(-doubtfulAge).UnixMilli()).Result())
 	if err != nil {
 		return 0, unavailable(err, "look after parked jobs")
 	}
@@ -61,7 +62,7 @@ func (s *Server) refill(ctx context.Context, installation string, class job.Clas
 // doubt checks a slot that is old: its task may have been forgotten, or be gone. A task that may still be on its way keeps the slot.
 func (s *Server) doubt(ctx context.Context, installation string, class job.Class, id string) error {
 	fields := []string{"generation", "state", "opened"}
-	found, err := s.Redis.HMGet(ctx, recordKey(installation, id), fields...).Result()
+	found, err := s.Redis.HMGet(ctx, keyspace.Installation(installation).Job(id), fields...).Result()
 	if err != nil {
 		return unavailable(err, "look after parked jobs")
 	}
@@ -83,7 +84,7 @@ func (s *Server) doubt(ctx context.Context, installation string, class job.Class
 			return err
 		}
 	}
-	if err := s.Redis.ZRem(ctx, slotsKey(installation, class), id).Err(); err != nil {
+	if err := s.Redis.ZRem(ctx, keyspace.Installation(installation).Slots(string(class)), id).Err(); err != nil {
 		return unavailable(err, "look after parked jobs")
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // cancelAllScript ends jobs that do not run, and asks running ones to stop. Nothing of them is kept for a retry.
@@ -65,12 +66,12 @@ func (c *Client) CancelAll(ctx context.Context, installation string) (int, error
 }
 
 func (c *Client) cancelSome(ctx context.Context, installation string, ids []string) ([]canceledJob, error) {
-	keys := []string{waitingKey(installation)}
+	keys := []string{keyspace.Installation(installation).Waiting()}
 	for class := range classes() {
-		keys = append(keys, slotsKey(installation, job.Class(class)), parkedKey(installation, job.Class(class)))
+		keys = append(keys, keyspace.Installation(installation).Slots(string(job.Class(class))), keyspace.Installation(installation).Parked(string(job.Class(class))))
 	}
 	arguments := []any{
-		recordKey(installation, ""), c.Now().UnixMilli(), c.Retention.Milliseconds(),
+		keyspace.Installation(installation).Job(""), c.Now().UnixMilli(), c.Retention.Milliseconds(),
 		failureText(fault.Canceled, "the app was removed from the workspace before the job ran"),
 	}
 	for _, id := range ids {
@@ -97,7 +98,7 @@ func (c *Client) tellCanceled(ctx context.Context, installation string, canceled
 	for _, each := range canceled {
 		group.Go(func() error {
 			if each.running {
-				err := c.Redis.Publish(ctx, cancelChannel, cancelMessage(installation, each.id, each.generation)).Err()
+				err := c.Redis.Publish(ctx, keyspace.CancelChannel, cancelMessage(installation, each.id, each.generation)).Err()
 				if err != nil {
 					return unavailable(err, "cancel the jobs")
 				}
@@ -118,7 +119,7 @@ func (c *Client) tellCanceled(ctx context.Context, installation string, canceled
 func (c *Client) EraseAll(ctx context.Context, installation string) error {
 	return c.eachJob(ctx, installation, func(ids []string) error {
 		for _, id := range ids {
-			found, err := c.Redis.HMGet(ctx, recordKey(installation, id), "class", "generation").Result()
+			found, err := c.Redis.HMGet(ctx, keyspace.Installation(installation).Job(id), "class", "generation").Result()
 			if err != nil {
 				return unavailable(err, "erase the jobs")
 			}
@@ -159,9 +160,9 @@ const eachPage = 100
 // eachJob gives the ids of all jobs that are known of an installation, some twice: those that are parked, wait, or have a slot, which
 // need not be in the index, and those in the index.
 func (c *Client) eachJob(ctx context.Context, installation string, do func(ids []string) error) error {
-	keys := []string{waitingKey(installation), indexKey(installation)}
+	keys := []string{keyspace.Installation(installation).Waiting(), keyspace.Installation(installation).Jobs()}
 	for class := range classes() {
-		keys = append(keys, slotsKey(installation, job.Class(class)), parkedKey(installation, job.Class(class)))
+		keys = append(keys, keyspace.Installation(installation).Slots(string(job.Class(class))), keyspace.Installation(installation).Parked(string(job.Class(class))))
 	}
 	for _, key := range keys {
 		ids, err := c.Redis.ZRange(ctx, key, 0, -1).Result()

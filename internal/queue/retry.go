@@ -11,6 +11,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // Retry runs a job again that ended without success, for the same requester, as the same actor and with that actor's current token.
@@ -63,7 +64,7 @@ func (c *Client) retry(ctx context.Context, installation string, found record) (
 	if _, err := c.tasks.EnqueueContext(ctx, task); err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
 		return job.Status{}, unavailable(err, "retry a job")
 	}
-	err = reopenScript.Run(ctx, c.Redis, []string{recordKey(installation, id)}, again.Generation, c.Now().UnixMilli(), liveLife.Milliseconds()).Err()
+	err = reopenScript.Run(ctx, c.Redis, []string{keyspace.Installation(installation).Job(id)}, again.Generation, c.Now().UnixMilli(), liveLife.Milliseconds()).Err()
 	if err != nil {
 		return job.Status{}, unavailable(err, "retry a job")
 	}
@@ -75,7 +76,7 @@ func (c *Client) retry(ctx context.Context, installation string, found record) (
 
 // kept is what a job was that ended without success.
 func (c *Client) kept(ctx context.Context, installation string, found record) ([]byte, error) {
-	payload, err := c.Redis.Get(ctx, payloadKey(installation, found["id"])).Bytes()
+	payload, err := c.Redis.Get(ctx, keyspace.Installation(installation).Payload(found["id"])).Bytes()
 	if errors.Is(err, redis.Nil) {
 		payload, err = c.payload(found)
 	}
@@ -91,10 +92,10 @@ func (c *Client) kept(ctx context.Context, installation string, found record) ([
 // Wake runs the installation's jobs that wait for a token, oldest first and as many at once as the installation may have, and
 // returns how many woke. A job that is about to wait just now runs again at once instead.
 func (c *Client) Wake(ctx context.Context, installation string) (int, error) {
-	keys := []string{wakesKey(installation), waitingKey(installation)}
-	arguments := []any{wakesLife.Milliseconds(), c.Now().UnixMilli(), c.Cap, prefix(installation) + "job:"}
+	keys := []string{keyspace.Installation(installation).Wakes(), keyspace.Installation(installation).Waiting()}
+	arguments := []any{wakesLife.Milliseconds(), c.Now().UnixMilli(), c.Cap, keyspace.Installation(installation).Job("")}
 	for _, class := range job.Classes() {
-		keys = append(keys, slotsKey(installation, class), parkedKey(installation, class))
+		keys = append(keys, keyspace.Installation(installation).Slots(string(class)), keyspace.Installation(installation).Parked(string(class)))
 		arguments = append(arguments, string(class))
 	}
 	answer, err := texts(wakeScript.Run(ctx, c.Redis, keys, arguments...).Result())
@@ -103,7 +104,7 @@ func (c *Client) Wake(ctx context.Context, installation string) (int, error) {
 	}
 	woken, _ := strconv.Atoi(answer[0]) // the script wrote it
 	if woken > 0 && c.Cap > 0 {
-		if err := c.Redis.SAdd(ctx, parkedSet, installation).Err(); err != nil {
+		if err := c.Redis.SAdd(ctx, keyspace.Parked, installation).Err(); err != nil {
 			return 0, unavailable(err, "wake waiting jobs")
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 const (
@@ -85,7 +86,7 @@ func (c *Client) runOne(ctx context.Context, installation string, class job.Clas
 // whyGone looks into the record of a job whose task is not there.
 func (c *Client) whyGone(ctx context.Context, installation, task string) (readiness, error) {
 	fields := []string{"state", "generation", "opened"}
-	found, err := c.Redis.HMGet(ctx, recordKey(installation, jobOf(task)), fields...).Result()
+	found, err := c.Redis.HMGet(ctx, keyspace.Installation(installation).Job(jobOf(task)), fields...).Result()
 	if err != nil {
 		return settled, unavailable(err, "run a job that waited")
 	}
@@ -110,8 +111,8 @@ func (c *Client) suspect(ctx context.Context, installation string, class job.Cla
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wakeWait)
 	defer cancel()
-	markErr := c.Redis.ZAddXX(ctx, slotsKey(installation, class), slots...).Err()
-	if err := errors.Join(markErr, c.Redis.SAdd(ctx, parkedSet, installation).Err()); err != nil {
+	markErr := c.Redis.ZAddXX(ctx, keyspace.Installation(installation).Slots(string(class)), slots...).Err()
+	if err := errors.Join(markErr, c.Redis.SAdd(ctx, keyspace.Parked, installation).Err()); err != nil {
 		return unavailable(err, "run a job that waited")
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // Processor does one attempt of a job. The error's kind decides what becomes of it: see package fault's table.
@@ -189,7 +190,7 @@ func (s *Server) cancelable(r *run) func() {
 // listen ends attempts whose cancel was asked for, until ctx ends. go-redis subscribes again after a lost connection; what was
 // said meanwhile is found in the records.
 func (s *Server) listen(ctx context.Context) {
-	subscription := s.Redis.Subscribe(ctx, cancelChannel)
+	subscription := s.Redis.Subscribe(ctx, keyspace.CancelChannel)
 	defer subscription.Close() //nolint:errcheck // nothing is buffered
 	messages := subscription.Channel()
 	tick := time.NewTicker(cancelInterval)
@@ -216,7 +217,7 @@ func (s *Server) listen(ctx context.Context) {
 // lookForCancels ends attempts whose record says that they are to stop.
 func (s *Server) lookForCancels(ctx context.Context) {
 	for _, r := range s.underWay() {
-		asked, err := s.Redis.HGet(ctx, recordKey(r.job.Installation, r.job.ID), "cancel").Result()
+		asked, err := s.Redis.HGet(ctx, keyspace.Installation(r.job.Installation).Job(r.job.ID), "cancel").Result()
 		if err == nil && asked == strconv.Itoa(r.job.Generation) {
 			r.cancel(errCanceled())
 		}

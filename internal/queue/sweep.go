@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 )
@@ -131,8 +132,8 @@ func (s *Server) quarantine(ctx context.Context, queue, id string, empty bool) e
 // putAside adds to what operators find in quarantine: queue, task and what it held.
 func (s *Server) putAside(ctx context.Context, tasks ...any) error {
 	pipeline := s.Redis.TxPipeline()
-	pipeline.LPush(ctx, quarantineKey, tasks...)
-	pipeline.LTrim(ctx, quarantineKey, 0, maxQuarantine-1)
+	pipeline.LPush(ctx, keyspace.Quarantine, tasks...)
+	pipeline.LTrim(ctx, keyspace.Quarantine, 0, maxQuarantine-1)
 	_, err := pipeline.Exec(ctx)
 	return err
 }

@@ -11,13 +11,14 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // Lock is a repository that is locked. Its methods may be called concurrently.
 type Lock struct {
 	locker     *Locker
 	mutex      *redsync.Mutex
-	prefix     string
+	keys       keyspace.Repository
 	repository string
 	fence      int64
 
@@ -28,9 +29,9 @@ type Lock struct {
 }
 
 // hold starts to keep a lock alive that was taken at the earliest at begun.
-func (l *Locker) hold(ctx context.Context, mutex *redsync.Mutex, begun time.Time, prefix, repository string, fence int64) *Lock {
+func (l *Locker) hold(ctx context.Context, mutex *redsync.Mutex, begun time.Time, keys keyspace.Repository, repository string, fence int64) *Lock {
 	lock := &Lock{
-		locker: l, mutex: mutex, prefix: prefix, repository: repository, fence: fence,
+		locker: l, mutex: mutex, keys: keys, repository: repository, fence: fence,
 		kept: make(chan struct{}),
 	}
 	lock.ctx, lock.end = context.WithCancelCause(ctx)
@@ -126,7 +127,7 @@ func (l *Lock) SetIntent(ctx context.Context, jobID string, intent Intent) error
 	if err != nil {
 		return fault.Wrapf(fault.Internal, err, "write down the intended commit")
 	}
-	written, err := intentScript.Run(ctx, l.locker.redis, []string{l.prefix + "fence", l.intentKey(jobID)},
+	written, err := intentScript.Run(ctx, l.locker.redis, []string{l.keys.Fence(), l.keys.Intent(jobID)},
 		l.fence, encoded, l.locker.retention.Milliseconds()).Bool()
 	if err != nil {
 		return l.locker.classify(ctx, err, "write down the intended commit")
@@ -139,7 +140,7 @@ func (l *Lock) SetIntent(ctx context.Context, jobID string, intent Intent) error
 
 // Intent is what the job wrote down last, whichever holder it was then; false where it wrote nothing.
 func (l *Lock) Intent(ctx context.Context, jobID string) (Intent, bool, error) {
-	encoded, err := l.locker.redis.Get(ctx, l.intentKey(jobID)).Bytes()
+	encoded, err := l.locker.redis.Get(ctx, l.keys.Intent(jobID)).Bytes()
 	switch {
 	case errors.Is(err, redis.Nil):
 		return Intent{}, false, nil
@@ -152,5 +153,3 @@ func (l *Lock) Intent(ctx context.Context, jobID string) (Intent, bool, error) {
 	}
 	return intent, true, nil
 }
-
-func (l *Lock) intentKey(jobID string) string { return l.prefix + "intent:" + jobID }

@@ -2,12 +2,6 @@
 // works. Each holder gets a number greater than that of every holder before it (its fence), and what a job is about to push
 // (its intent) can be written down only by the holder of the newest one, so that a holder that was away for too long cannot
 // overwrite what came after it.
-//
-// All keys of an installation carry it as hash tag, so that they share a slot of a Redis Cluster:
-//
-//	gitsmith:{<installation>}:repository:<repository>:lock          redsync's random value, gone after TTL
-//	gitsmith:{<installation>}:repository:<repository>:fence         the newest holder's number
-//	gitsmith:{<installation>}:repository:<repository>:intent:<job>  JSON of [Intent]
 package repolock
 
 import (
@@ -21,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // Options are what a Locker can be told. The zero value is right for production.
@@ -112,8 +107,8 @@ return fence`)
 
 // try returns neither a lock nor an error while another holds it.
 func (l *Locker) try(ctx context.Context, installation, repository string) (*Lock, error) {
-	prefix := "gitsmith:{" + installation + "}:repository:" + repository + ":"
-	mutex := l.redsync.NewMutex(prefix+"lock",
+	keys := keyspace.Installation(installation).Repository(repository)
+	mutex := l.redsync.NewMutex(keys.Lock(),
 		redsync.WithExpiry(l.ttl), redsync.WithTries(1), redsync.WithTimeoutFactor(0.5))
 	begun := time.Now()
 	err := mutex.TryLockContext(ctx)
@@ -124,7 +119,7 @@ func (l *Locker) try(ctx context.Context, installation, repository string) (*Loc
 	case err != nil:
 		return nil, l.classify(ctx, err, "lock the repository")
 	}
-	fence, err := fenceScript.Run(ctx, l.redis, []string{prefix + "lock", prefix + "fence"},
+	fence, err := fenceScript.Run(ctx, l.redis, []string{keys.Lock(), keys.Fence()},
 		mutex.Value(), l.retention.Milliseconds()).Int64()
 	if err != nil {
 		_, _ = mutex.UnlockContext(context.WithoutCancel(ctx))
@@ -133,7 +128,7 @@ func (l *Locker) try(ctx context.Context, installation, repository string) (*Loc
 	if fence == 0 {
 		return nil, nil
 	}
-	return l.hold(ctx, mutex, begun, prefix, repository, fence), nil
+	return l.hold(ctx, mutex, begun, keys, repository, fence), nil
 }
 
 // classify is the one place that gives errors of Redis and redsync their kind. An ended context keeps its own.

@@ -197,7 +197,7 @@ func TestNoFenceWithoutTheLock(t *testing.T) {
 	client := queuetest.Start(t).Client()
 	locker := New(client, Options{})
 	lock := acquire(t, locker)
-	got, err := fenceScript.Run(t.Context(), client, []string{lock.prefix + "lock", lock.prefix + "fence"}, "another value", 1000).Int64()
+	got, err := fenceScript.Run(t.Context(), client, []string{lock.keys.Lock(), lock.keys.Fence()}, "another value", 1000).Int64()
 	if got != 0 || err != nil {
 		t.Errorf("fence %d, %v; want none", got, err)
 	}
@@ -318,17 +318,17 @@ func TestIntents(t *testing.T) {
 					t.Errorf("Intent = %v, %v, %v; want %v", got, found, err, want)
 				}
 			}
-			for _, key := range []string{lock.intentKey("job"), lock.prefix + "fence"} {
+			for _, key := range []string{lock.keys.Intent("job"), lock.keys.Fence()} {
 				if life := client.PTTL(ctx, key).Val(); life <= 59*time.Minute || life > time.Hour {
 					t.Errorf("%s lives %v, want the retention", key, life)
 				}
 			}
-			client.Set(ctx, lock.intentKey("job"), "damaged", 0)
+			client.Set(ctx, lock.keys.Intent("job"), "damaged", 0)
 			if _, _, err := lock.Intent(ctx, "job"); fault.KindOf(err) != fault.Internal {
 				t.Errorf("a damaged intent: %v, want an Internal fault", err)
 			}
 			// Data that Redis lost must not let a stale holder write.
-			client.Del(ctx, lock.prefix+"fence")
+			client.Del(ctx, lock.keys.Fence())
 			if err := lock.SetIntent(ctx, "job", Intent{}); fault.KindOf(err) != fault.Unavailable {
 				t.Errorf("without a fence in Redis: %v, want an Unavailable fault", err)
 			}

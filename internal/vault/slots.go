@@ -8,6 +8,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // maxRefused bounds the marks kept for one actor. A new mark replaces the one that expires first.
@@ -142,7 +143,7 @@ const maxLooks = 5
 // change runs keepScript or refuseScript on the tokens of an actor, and returns one of the codes above or 0.
 func (v *Vault) change(ctx context.Context, script *redis.Script, installation string, actor forge.Actor, arguments ...any) (code int64, err error) {
 	keys := []string{
-		tokenKey(installation, actor), beforeKey(installation, actor), refusedKey(installation, actor), indexKey(installation), goneKey(installation),
+		keyspace.Installation(installation).Token(member(actor)), keyspace.Installation(installation).TokenBefore(member(actor)), keyspace.Installation(installation).TokenRefused(member(actor)), keyspace.Installation(installation).Tokens(), keyspace.Installation(installation).Gone(),
 	}
 	hinted, hint := "", ""
 	for range maxLooks {

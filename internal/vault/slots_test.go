@@ -357,7 +357,7 @@ func TestForgetRemovesBothTokensAndTheMarks(t *testing.T) {
 				}
 			}
 		}
-		count := func(id string) int { return len(keysOf(t, client, prefix(id))) }
+		count := func(id string) int { return len(keysOf(t, client, "gitsmith:{"+id+"}:")) }
 		if count(installation) != 7 || count("another") != 7 {
 			t.Fatalf("%q", keysOf(t, client, ""))
 		}

@@ -3,15 +3,7 @@
 // later serves a job that was queued earlier. A token is marked, and not used again, if Bitbucket rejected it and accepted the actor's
 // other token for the same work.
 //
-// All keys of an installation carry it as hash tag, so that they share a slot of a Redis Cluster. <actor> is system or user:<principal>:
-//
-//	gitsmith:{<installation>}:token:<actor>            hash: the current token. exp (Unix milliseconds), token (sealed); id, of, at
-//	gitsmith:{<installation>}:token:before:<actor>     the same for the token before it
-//	gitsmith:{<installation>}:token:refused:<actor>    sorted set: ids of rejected tokens, by expiry
-//	gitsmith:{<installation>}:tokens                   sorted set: which of the above there are, by expiry
-//	gitsmith:{<installation>}:installed                there for some minutes after an install
-//	gitsmith:{<installation>}:gone                     package installation's: there for some minutes after the app was removed
-//
+// An actor's current token is a hash of exp (Unix milliseconds), token (sealed), id, of and at; the one before it is the same.
 // id is a hash of the token's text, at is when the token last arrived, and of is the SHA-1 of the sealed token that id and at describe.
 // Older versions read and write only the current token's exp and token, so id and at count only while of matches. Older versions also
 // delete every key that the index names by what follows "token:"; the newer keys are in the index for that reason.
@@ -29,6 +21,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
 
@@ -121,7 +114,7 @@ func (v *Vault) Take(ctx context.Context, installation string, actor forge.Actor
 
 // TakeOther is Take for a caller who does not want the given token: it returns the first of the actor's two tokens that differs from it.
 func (v *Vault) TakeOther(ctx context.Context, installation string, actor forge.Actor, than forge.OAuthToken) (forge.OAuthToken, error) {
-	keys := []string{tokenKey(installation, actor), beforeKey(installation, actor)}
+	keys := []string{keyspace.Installation(installation).Token(member(actor)), keyspace.Installation(installation).TokenBefore(member(actor))}
 	fields, err := takeScript.Run(ctx, v.redis, keys).Slice()
 	if err != nil {
 		return forge.OAuthToken{}, classify(err, "take an oauth token")
@@ -169,14 +162,14 @@ const forgetBatch = 500
 // Forget removes every token of the installation. Nothing to forget is no error.
 func (v *Vault) Forget(ctx context.Context, installation string) error {
 	for {
-		members, err := v.redis.ZRange(ctx, indexKey(installation), 0, forgetBatch-1).Result()
+		members, err := v.redis.ZRange(ctx, keyspace.Installation(installation).Tokens(), 0, forgetBatch-1).Result()
 		if err != nil {
 			return classify(err, "forget the oauth tokens")
 		}
-		keys := []string{indexKey(installation), installedKey(installation)}
+		keys := []string{keyspace.Installation(installation).Tokens(), keyspace.Installation(installation).Installed()}
 		arguments := make([]any, 0, len(members))
 		for _, member := range members {
-			keys = append(keys, prefix(installation)+"token:"+member)
+			keys = append(keys, keyspace.Installation(installation).Token(member))
 			arguments = append(arguments, member)
 		}
 		left, err := forgetScript.Run(ctx, v.redis, keys, arguments...).Int()
@@ -195,13 +188,13 @@ func (v *Vault) Renew() { v.memory.clear() }
 
 // MarkInstalled notes that the app was installed or upgraded just now.
 func (v *Vault) MarkInstalled(ctx context.Context, installation string) error {
-	err := v.redis.Set(ctx, installedKey(installation), "1", InstallGrace).Err()
+	err := v.redis.Set(ctx, keyspace.Installation(installation).Installed(), "1", InstallGrace).Err()
 	return classify(err, "note the install")
 }
 
 // RecentlyInstalled reports whether MarkInstalled was called within [InstallGrace].
 func (v *Vault) RecentlyInstalled(ctx context.Context, installation string) (bool, error) {
-	found, err := v.redis.Exists(ctx, installedKey(installation)).Result()
+	found, err := v.redis.Exists(ctx, keyspace.Installation(installation).Installed()).Result()
 	return found > 0, classify(err, "look up the install")
 }
 
@@ -225,22 +218,6 @@ func classify(err error, operation string) error {
 		return err
 	}
 	return fault.Wrapf(fault.Unavailable, err, "%s: the token store does not answer; try again", operation)
-}
-
-func prefix(installation string) string       { return "gitsmith:{" + installation + "}:" }
-func indexKey(installation string) string     { return prefix(installation) + "tokens" }
-func installedKey(installation string) string { return prefix(installation) + "installed" }
-func goneKey(installation string) string      { return prefix(installation) + "gone" }
-func tokenKey(installation string, actor forge.Actor) string {
-	return prefix(installation) + "token:" + member(actor)
-}
-
-func beforeKey(installation string, actor forge.Actor) string {
-	return prefix(installation) + "token:before:" + member(actor)
-}
-
-func refusedKey(installation string, actor forge.Actor) string {
-	return prefix(installation) + "token:refused:" + member(actor)
 }
 
 // member names the actor among those of its installation.

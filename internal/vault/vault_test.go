@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gitsmith/gitsmith/internal/keyspace"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
@@ -396,3 +398,19 @@ func eventually(t *testing.T, done func() bool) {
 		}
 	}
 }
+
+func tokenKey(installation string, actor forge.Actor) string {
+	return keyspace.Installation(installation).Token(member(actor))
+}
+
+func beforeKey(installation string, actor forge.Actor) string {
+	return keyspace.Installation(installation).TokenBefore(member(actor))
+}
+
+func refusedKey(installation string, actor forge.Actor) string {
+	return keyspace.Installation(installation).TokenRefused(member(actor))
+}
+
+func indexKey(installation string) string     { return keyspace.Installation(installation).Tokens() }
+func installedKey(installation string) string { return keyspace.Installation(installation).Installed() }
+func goneKey(installation string) string      { return keyspace.Installation(installation).Gone() }
