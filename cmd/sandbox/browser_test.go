@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/gitsmith/gitsmith/internal/batch"
-	"github.com/gitsmith/gitsmith/internal/ops/browsertest"
+	"github.com/gitsmith/gitsmith/internal/browsertest"
 )
 
 // TestPageInABrowser starts a batch at the app's page, which stands before the real receiver and worker with the sandbox in the place of
@@ -36,26 +36,26 @@ func TestPageInABrowser(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	page := visitor{chromium.Page(t), t}
+	page := chromium.Page(t)
 	page.Size(1000, 900, false)
 	page.Open(sandbox.addresses["forge"] + "/app/#/new")
 	list := ""
 	for i := 1; i <= 5; i++ {
 		list += "acme/" + fleetSlug(i) + " team=team-" + strconv.Itoa(i) + "\n"
 	}
-	page.fill("title", "Note the teams", "list", list, "branch", "chore/note", "message", "Note the team of {{repository.slug}}",
+	page.Fill("title", "Note the teams", "list", list, "branch", "chore/note", "message", "Note the team of {{repository.slug}}",
 		"path-0", "TEAM", "content-0", "{{values.team}}\n", "prTitle", "Note the team", "canary", "1", "stop", "", "dryRun", "off")
-	page.click("Start the batch")
-	page.sees("5 of 5 repositories")
-	page.sees("chore/note")
-	page.sees("acme/" + fleetSlug(2))
-	page.shot("page-failures")
+	page.Press("Start the batch")
+	page.Sees("5 of 5 repositories")
+	page.Sees("chore/note")
+	page.Sees("acme/" + fleetSlug(2))
+	page.Shot("sandbox-page-failures")
 	if err := sandbox.bitbucket.Restrict("acme", fleetSlug(2)); err != nil {
 		t.Fatal(err)
 	}
-	page.click("Retry the failed one")
+	page.Press("Retry the failed one")
 	page.Wait(`document.body.innerText.includes("5 of 5 repositories") && !document.body.innerText.includes("Retry the failed")`)
-	page.shot("page-done")
+	page.Shot("sandbox-page-done")
 	for i := 1; i <= 5; i++ {
 		if content := sandbox.git(t.Context(), fleetSlug(i), "show", "chore/note:TEAM"); content != "team-"+strconv.Itoa(i) {
 			t.Errorf("%s has %q", fleetSlug(i), content)
@@ -68,26 +68,26 @@ func TestPageInABrowser(t *testing.T) {
 		}
 	}
 
-	operator := visitor{chromium.Page(t), t}
+	operator := chromium.Page(t)
 	operator.Size(1200, 900, false)
 	operator.Open(strings.Replace(sandbox.addresses["ops"], "http://", "http://"+dashboardUser+":"+dashboardPassword+"@", 1) + "/dashboard/batches")
-	operator.sees("Note the teams")
-	operator.sees("finished")
-	operator.shot("dashboard")
+	operator.Sees("Note the teams")
+	operator.Sees("finished")
+	operator.Shot("sandbox-dashboard")
 }
 
 // startsADryRun asks for a dry run in stages and starts it: what the form asked for stands beside the button, and holds for the real push.
-func startsADryRun(t *testing.T, sandbox *sandbox, page visitor, list string) {
+func startsADryRun(t *testing.T, sandbox *sandbox, page *browsertest.Page, list string) {
 	t.Helper()
 	page.Open(sandbox.addresses["forge"] + "/app/#/new")
-	page.fill("title", "Name the teams", "list", list, "branch", "chore/name", "message", "Name the team of {{repository.slug}}",
+	page.Fill("title", "Name the teams", "list", list, "branch", "chore/name", "message", "Name the team of {{repository.slug}}",
 		"path-0", "NAME", "content-0", "{{values.team}}\n", "open", "off", "canary", "1", "then", "60%", "stop", "2", "concurrency", "3", "dryRun", "on")
-	page.click("Start the dry run")
-	page.sees("Nothing was pushed yet")
+	page.Press("Start the dry run")
+	page.Sees("Nothing was pushed yet")
 	page.Wait(`[...document.querySelectorAll(".terms dd")].map((each) => each.innerText).join("; ") ===
 		"1 repository first, up to 60% (3) next, then the rest; 2 in a stage; 3 repositories; you"`)
-	page.shot("page-start")
-	page.click("Start it")
+	page.Shot("sandbox-page-start")
+	page.Press("Start it")
 	page.Wait(`!document.body.innerText.includes("dry run") && document.body.innerText.includes("5 of 5 repositories")`)
 	if content := sandbox.git(t.Context(), fleetSlug(5), "show", "chore/name:NAME"); content != "team-5" {
 		t.Errorf("%s has %q", fleetSlug(5), content)
@@ -108,48 +108,5 @@ func startsADryRun(t *testing.T, sandbox *sandbox, page visitor, list string) {
 		if each.DryRun != (i == 1) || (each.Stage == nil) != each.DryRun || !maps.Equal(each.Rollout, want) || each.Concurrency != 3 {
 			t.Errorf("batch %d: %+v, stage %+v", i, each, each.Stage)
 		}
-	}
-}
-
-// visitor is a tab with hands.
-type visitor struct {
-	*browsertest.Page
-	tb testing.TB
-}
-
-func (v visitor) sees(text string) {
-	v.tb.Helper()
-	v.Wait("document.body.innerText.includes(" + strconv.Quote(text) + ")")
-}
-
-// fill writes into fields by their ids, as typing does for React; "on" and "off" are for boxes.
-func (v visitor) fill(fields ...string) {
-	v.tb.Helper()
-	for i := 0; i < len(fields); i += 2 {
-		id, value := strconv.Quote(fields[i]), strconv.Quote(fields[i+1])
-		v.Wait("document.getElementById(" + id + ")")
-		v.Wait(`((field, value) => {
-			if (field.type === "checkbox") { if (field.checked !== (value === "on")) field.click(); return true; }
-			Object.getOwnPropertyDescriptor(Object.getPrototypeOf(field), "value").set.call(field, value);
-			field.dispatchEvent(new Event(field.tagName === "SELECT" ? "change" : "input", { bubbles: true }));
-			return true;
-		})(document.getElementById(` + id + `), ` + value + `)`)
-	}
-}
-
-// click clicks the button with this text, as soon as there is one.
-func (v visitor) click(text string) {
-	v.tb.Helper()
-	find := `[...document.querySelectorAll("button, a")].find((each) => each.innerText.trim() === ` + strconv.Quote(text) + ` && !each.disabled)`
-	v.Wait(find)
-	v.Wait("(" + find + ".click(), true)")
-}
-
-// shot keeps a picture of the page where GITSMITH_SHOTS says so.
-func (v visitor) shot(name string) {
-	v.tb.Helper()
-	if folder := os.Getenv("GITSMITH_SHOTS"); folder != "" {
-		v.Wait("document.getAnimations().length === 0") // the bar grows for a moment
-		v.Screenshot(filepath.Join(folder, "sandbox-"+name+".png"))
 	}
 }

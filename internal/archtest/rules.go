@@ -36,7 +36,7 @@ var layers = [][]string{
 // kits are for tests. Of the programs only the sandbox may use them, and benchmarks.
 var (
 	kits = []string{
-		"internal/forge/forgetest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest", "internal/ops/browsertest",
+		"internal/forge/forgetest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest", "internal/browsertest",
 	}
 	kitUsers = []string{"cmd/sandbox", "internal/bench", "internal/systemtest"}
 )
@@ -51,7 +51,7 @@ var libraries = map[string][]string{
 	"github.com/alicebob/miniredis":   {"cmd/sandbox"},
 	"github.com/bluekeyes/go-gitdiff": {"internal/edit"},
 	"github.com/cenkalti/backoff":     {"internal/bitbucket"},
-	"github.com/chromedp/":            {"internal/ops/browsertest"},
+	"github.com/chromedp/":            {"internal/browsertest"},
 	"github.com/expr-lang/expr":       {"internal/expression"},
 	"github.com/go-git/":              {"internal/gitrepo"},
 	"github.com/go-redis/redis_rate":  {"internal/budget"},
@@ -80,13 +80,13 @@ var standard = map[string][]string{
 	// Git is spoken, not called. A recipe is the operator's own command.
 	"os/exec": {
 		"internal/recipe", "cmd/sandbox", "internal/bench", "internal/systemtest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest",
-		"internal/ops/browsertest",
+		"internal/browsertest",
 	},
 	// Where nothing secret is made.
 	"math/rand":    nil,
 	"math/rand/v2": {"internal/repolock", "internal/queue", "internal/gitrepo", "internal/bitbucket", "internal/app", "internal/bench", "internal/queue/queuetest"},
 	"testing": {
-		"internal/forge/forgetest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest", "internal/ops/browsertest", "internal/bench",
+		"internal/forge/forgetest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest", "internal/browsertest", "internal/bench",
 	},
 }
 

@@ -3,12 +3,10 @@ package ops_test
 import (
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/gitsmith/gitsmith/internal/batch"
-	"github.com/gitsmith/gitsmith/internal/ops/browsertest"
+	"github.com/gitsmith/gitsmith/internal/browsertest"
 )
 
 // site is a listener that a browser logs into.
@@ -46,13 +44,6 @@ func (s *site) quiet(t *testing.T) {
 	}
 }
 
-// picture keeps what the page looks like, where somebody wants to look: GITSMITH_SHOTS is a folder.
-func (s *site) picture(name string) {
-	if folder := os.Getenv("GITSMITH_SHOTS"); folder != "" {
-		s.page.Screenshot(filepath.Join(folder, name+".png"))
-	}
-}
-
 var firstBatch = "/dashboard/batches/" + url.PathEscape(installationOne) + "/" + example().statuses[0].ID
 
 func TestBatchesInABrowser(t *testing.T) {
@@ -78,17 +69,17 @@ func browseList(t *testing.T, browser *browsertest.Browser) {
 	if articles := browsertest.Value[int](s.page, `document.querySelectorAll("article").length`); articles != 4 {
 		t.Errorf("%d batches are shown", articles)
 	}
-	s.picture("list-light")
+	s.page.Shot("list-light")
 	s.readable(t, "list")
 	s.page.Click("article h2 a")
 	s.page.Wait(`document.querySelectorAll("tbody tr").length === 12`)
 	s.page.Wait(isLive)
-	s.picture("batch-light")
+	s.page.Shot("batch-light")
 	s.readable(t, "batch")
 	s.page.Click(`nav.states a[href*="state=failed"]`)
 	s.page.Wait(`document.querySelectorAll("tbody tr").length === 3`)
 	s.page.Wait(isLive)
-	s.picture("batch-failed")
+	s.page.Shot("batch-failed")
 	if rel := browsertest.Value[string](s.page, `document.querySelector("a[target]")?.rel ?? "no link"`); rel != "no link" {
 		t.Errorf("a failed one has a pull request: %q", rel)
 	}
@@ -103,7 +94,7 @@ func browseLive(t *testing.T, browser *browsertest.Browser) {
 	s.page.Wait(isLive)
 	s.page.Click("article details.bad summary")
 	s.page.Wait(`document.querySelector("article details.bad").open`)
-	browsertest.Value[bool](s.page, `(window.kept = document.querySelector("article details.bad"), document.querySelector("article h2 a").focus(), scrollTo(0, 150), true)`)
+	s.page.Do(`window.kept = document.querySelector("article details.bad"); document.querySelector("article h2 a").focus(); scrollTo(0, 150)`)
 	s.stand.change(func(s *stand) {
 		s.statuses[0].Totals["succeeded"] += 100
 		s.statuses[0].Totals["queued"] -= 100
@@ -138,7 +129,7 @@ func browseAway(t *testing.T, browser *browsertest.Browser) {
 	if articles := browsertest.Value[int](s.page, `document.querySelectorAll("article").length`); articles != 4 {
 		t.Errorf("%d batches are shown", articles)
 	}
-	s.picture("list-away")
+	s.page.Shot("list-away")
 	s.readable(t, "old list")
 	s.stand.change(func(s *stand) { s.err = nil })
 	s.page.Wait(isLive)
@@ -185,7 +176,7 @@ func browsePhone(t *testing.T, browser *browsertest.Browser) {
 			wide := browsertest.Value[[]string](s.page, `[...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > 360).map(e => e.outerHTML.slice(0, 90))`)
 			t.Errorf("%s is %d wide: %q", name, width, wide)
 		}
-		s.picture(name)
+		s.page.Shot(name)
 	}
 	s.quiet(t)
 }
@@ -196,16 +187,16 @@ func browseDark(t *testing.T, browser *browsertest.Browser) {
 	s.page.Size(1200, 900, false)
 	s.open("/dashboard/batches")
 	light := browsertest.Value[string](s.page, ground)
-	s.page.Dark()
+	s.page.Prefer("prefers-color-scheme", "dark")
 	s.page.Wait(isLive)
 	if dark := browsertest.Value[string](s.page, ground); light != "rgb(244, 246, 249)" || dark != "rgb(14, 19, 26)" {
 		t.Errorf("light %s, dark %s", light, dark)
 	}
-	s.picture("list-dark")
+	s.page.Shot("list-dark")
 	s.readable(t, "dark list")
 	s.open(firstBatch)
 	s.page.Wait(isLive)
-	s.picture("batch-dark")
+	s.page.Shot("batch-dark")
 	s.readable(t, "dark batch")
 	s.quiet(t)
 }
