@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/gitsmith/gitsmith/deploy/forge/app/bridge"
+	"github.com/gitsmith/gitsmith/internal/browsertest"
 )
 
 // batch is an answer of GET /v1/batches/{id}, with what is given in place of its own.
@@ -81,7 +83,7 @@ func newAPI() *api { return &api{answers: map[string][]bridge.Answer{}} }
 // TestPage drives the built page in Chromium, with the bridge's stand-in around it and a scripted API behind.
 func TestPage(t *testing.T) {
 	t.Parallel()
-	chromium := browser(t)
+	chromium := browsertest.Start(t)
 	for name, tc := range map[string]func(t *testing.T, open func(api *api, place string, look view) *tab){
 		"starts a batch":           startsABatch,
 		"starts one by a query":    startsByQuery,
@@ -97,7 +99,7 @@ func TestPage(t *testing.T) {
 		"looks finished":           looksFinished,
 	} {
 		t.Run(name, func(t *testing.T) {
-			tc(t, func(api *api, place string, look view) *tab { return open(chromium, t, api, place, look) })
+			tc(t, func(api *api, place string, look view) *tab { return open(t, chromium, api, place, look) })
 		})
 	}
 }
@@ -107,17 +109,17 @@ type opener = func(api *api, place string, look view) *tab
 func startsABatch(t *testing.T, open opener) {
 	p := open(newAPI().say("POST /v1/batches", http.StatusAccepted, batch(nil)).say(one, 200, batch(nil)).say(repos, 200, repositories).
 		say("GET /v1/installation", 200, `{"actors":["user","system"]}`), "new", view{})
-	p.fill("title", "Licence", "list", "acme/web team=core\nhttps://bitbucket.org/acme/api\n", "branch", "chore/licence", "message", "Add the licence",
+	p.Fill("title", "Licence", "list", "acme/web team=core\nhttps://bitbucket.org/acme/api\n", "branch", "chore/licence", "message", "Add the licence",
 		"path-0", "LICENSE", "content-0", "MIT\n", "prTitle", "Add the licence to {{ repository.slug }}", "prDescription", "As agreed.",
 		"reviewers", "712020:bob, {11111111-2222-4333-8444-555555555555}", "concurrency", "16", "dryRun", "off", "actor", "system")
-	p.click("Add a change")
-	p.fill("kind-1", "replace")
-	p.fill("paths-1", "**/*.md, src/**", "pattern-1", "old", "with-1", "new", "regexp-1", "on")
-	p.click("Add a change")
-	p.fill("kind-2", "json")
-	p.fill("json-2", `[{"delete":{"path":"old.txt"}},{"move":{"from":"a","to":"b"}}]`)
-	p.click("Start the batch")
-	p.sees("0 of 240 repositories")
+	p.Press("Add a change")
+	p.Fill("kind-1", "replace")
+	p.Fill("paths-1", "**/*.md, src/**", "pattern-1", "old", "with-1", "new", "regexp-1", "on")
+	p.Press("Add a change")
+	p.Fill("kind-2", "json")
+	p.Fill("json-2", `[{"delete":{"path":"old.txt"}},{"move":{"from":"a","to":"b"}}]`)
+	p.Press("Start the batch")
+	p.Sees("0 of 240 repositories")
 
 	calls := p.api.called("POST /v1/batches")
 	if len(calls) != 1 {
@@ -145,11 +147,11 @@ func startsByQuery(t *testing.T, open opener) {
 	p := open(newAPI().say("POST /v1/batches", http.StatusAccepted, batch(nil)).say(one, 200, batch(nil)).say(repos, 200, repositories).
 		say("GET /v1/installation", 200, `{"actors":["user"]}`), "new", view{})
 	p.sends("GET /v1/installation")
-	p.until(`document.getElementById("actor") === null && !document.body.innerText.includes("The app")`)
-	p.js(`document.querySelector("[name=by][value=query]").click()`)
-	p.fill("name", "web-*", "project", "CORE", "language", "go", "hasFile", "go.mod", "branch", "b", "message", "m", "path-0", "f", "open", "off", "staged", "off")
-	p.click("Start the dry run")
-	p.sees("0 of 240 repositories")
+	p.Wait(`document.getElementById("actor") === null && !document.body.innerText.includes("The app")`)
+	p.Do(`document.querySelector("[name=by][value=query]").click()`)
+	p.Fill("name", "web-*", "project", "CORE", "language", "go", "hasFile", "go.mod", "branch", "b", "message", "m", "path-0", "f", "open", "off", "staged", "off")
+	p.Press("Start the dry run")
+	p.Sees("0 of 240 repositories")
 	want := `{"query":{"workspace":"acme","name":"web-*","project":"CORE","language":"go","has_file":"go.mod"},"actor":"user","dry_run":true,
 		"push":{"branch":"b","create":true,"message":"m","changes":[{"put":{"path":"f","content":""}}]}}`
 	if calls := p.api.called("POST /v1/batches"); len(calls) != 1 || !same(t, calls[0].Body, want) {
@@ -159,31 +161,31 @@ func startsByQuery(t *testing.T, open opener) {
 
 func saysWhatIsWrong(t *testing.T, open opener) {
 	p := open(newAPI(), "new", view{})
-	p.fill("list", "acme/web\nacme web\n", "canary", "none", "stop", "200%", "concurrency", "0")
-	p.click("Start the dry run")
+	p.Fill("list", "acme/web\nacme web\n", "canary", "none", "stop", "200%", "concurrency", "0")
+	p.Press("Start the dry run")
 	for id, want := range map[string]string{
 		"list": "Line 2: write workspace/slug", "branch": "Name the branch", "message": "Write the commit's message", "path-0": "Name the file",
 		"prTitle": "Write the pull requests' title", "canary": "A number of repositories", "stop": "A number of repositories", "concurrency": "A whole number",
 	} {
-		p.until(fmt.Sprintf(`document.getElementById("%s").getAttribute("aria-invalid") === "true"`, id))
-		p.until(fmt.Sprintf(`document.getElementById("%s").getAttribute("aria-describedby").split(" ").includes("%s-error")`, id, id))
-		if got := p.text(fmt.Sprintf(`[id="%s-error"]`, id)); !strings.Contains(got, want) {
+		p.Wait(fmt.Sprintf(`document.getElementById("%s").getAttribute("aria-invalid") === "true"`, id))
+		p.Wait(fmt.Sprintf(`document.getElementById("%s").getAttribute("aria-describedby").split(" ").includes("%s-error")`, id, id))
+		if got := browsertest.Value[string](p.Page, fmt.Sprintf(`document.getElementById("%s-error")?.innerText ?? ""`, id)); !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q", id, got, want)
 		}
 	}
-	p.until(`document.activeElement.id === "list"`)
-	p.fill("kind-0", "json")
-	p.fill("json-0", "{", "list", "acme/web\nacme/web")
-	p.click("Start the dry run")
-	p.sees("This is no JSON", "Line 2: acme/web is on line 1 too")
-	p.fill("kind-0", "put")
-	p.fill("list", "acme/web", "branch", "b", "message", "m", "path-0", "f", "content-0", strings.Repeat("x", 500_001), "prTitle", "t", "canary", "1", "stop", "10%", "concurrency", "")
-	p.click("Start the dry run")
-	p.sees("Forge takes 500 KB at most")
+	p.Wait(`document.activeElement.id === "list"`)
+	p.Fill("kind-0", "json")
+	p.Fill("json-0", "{", "list", "acme/web\nacme/web")
+	p.Press("Start the dry run")
+	p.Sees("This is no JSON", "Line 2: acme/web is on line 1 too")
+	p.Fill("kind-0", "put")
+	p.Fill("list", "acme/web", "branch", "b", "message", "m", "path-0", "f", "content-0", strings.Repeat("x", 500_001), "prTitle", "t", "canary", "1", "stop", "10%", "concurrency", "")
+	p.Press("Start the dry run")
+	p.Sees("Forge takes 500 KB at most")
 	if calls := p.api.called("POST /v1/batches"); len(calls) > 0 {
 		t.Errorf("sent nevertheless: %s", calls[0].Body)
 	}
-	p.js(`document.getElementById("content-0").scrollIntoView()`)
+	p.Do(`document.getElementById("content-0").scrollIntoView()`)
 }
 
 func showsTheServersWord(t *testing.T, open opener) {
@@ -191,12 +193,12 @@ func showsTheServersWord(t *testing.T, open opener) {
 	api := newAPI().say("POST /v1/batches", 422, `{"title":"Invalid","status":422,"detail":"`+detail+`"}`).say("POST /v1/batches", 202, batch(nil)).
 		say(one, 200, batch(nil)).say(repos, 200, repositories)
 	p := open(api, "new", view{})
-	p.fill("list", "acme/web", "branch", "b", "message", "m", "path-0", "f", "open", "off")
-	p.click("Start the dry run")
-	p.sees(detail)
-	p.until(`document.querySelector("[role=alert]").innerText === ` + quoted(detail))
-	p.click("Start the dry run")
-	p.sees("0 of 240 repositories")
+	p.Fill("list", "acme/web", "branch", "b", "message", "m", "path-0", "f", "open", "off")
+	p.Press("Start the dry run")
+	p.Sees(detail)
+	p.Wait(`document.querySelector("[role=alert]").innerText === ` + strconv.Quote(detail))
+	p.Press("Start the dry run")
+	p.Sees("0 of 240 repositories")
 	if calls := api.called("POST /v1/batches"); len(calls) != 2 || calls[0].Headers["Idempotency-Key"] != calls[1].Headers["Idempotency-Key"] {
 		t.Error("the same content again has another Idempotency-Key")
 	}
