@@ -1,5 +1,5 @@
-// Package app wires the rooms together: it turns settings into constructors, adapts one room's words to another's, binds the
-// listeners and stops in order. cmd/api, cmd/worker and cmd/sandbox share it.
+// Package app wires the rooms together: it turns settings into constructors, binds the listeners and stops in order.
+// cmd/api, cmd/worker and cmd/sandbox share it.
 package app
 
 import (

@@ -34,6 +34,8 @@ import (
 	"github.com/gitsmith/gitsmith/internal/worker"
 )
 
+var theSystem = forge.Actor{Kind: forge.ActorSystem}
+
 // tended is a worker's housekeeping on a real Redis, with a clock that the test moves.
 type tended struct {
 	*housekeeping

@@ -101,8 +101,8 @@ func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbuck
 		Tokens: b.vault, Installs: b.vault, Installations: b.installations, Names: b.installations,
 		Impersonator: forge.NewImpersonator(forge.ImpersonatorConfig{URL: settings.GraphQLURL, ContextID: settings.ContextID}),
 		Budget:       budget.New(b.redis, budget.Options{GitPerHour: settings.GitBudget, ExchangesPerMinute: exchangesPerMinute}),
-		Locker:       lockerAdapter{b.locker(settings.Retention)}, Git: gitAdapter{git, settings.Keyring},
-		Artifacts: artifactAdapter{b.artifacts}, REST: rest, Recorder: recorder{b.metrics}, Logger: b.logger,
+		Locker:       worker.NewLocker(b.locker(settings.Retention)), Git: worker.NewGit(git), Keyring: settings.Keyring,
+		Artifacts: b.artifacts, REST: rest, Recorder: b.metrics, Logger: b.logger,
 		Limits: editLimits(settings.Common), TokenMargin: settings.TokenMargin, ArtifactTTL: settings.ArtifactTTL, MaxRepository: settings.MaxRepository,
 		TempDir: git.TempFolder(), Recipes: recipes,
 		Author: job.Author{Name: settings.AuthorName, Email: settings.AuthorEmail},
@@ -123,15 +123,6 @@ func (b *base) recipes(ctx context.Context, path string) (*recipe.Book, error) {
 
 // exchangesPerMinute is Atlassian's bound on exchanges of tokens by one app, 1,000, with room for what others count otherwise.
 const exchangesPerMinute = 950
-
-// recorder says the worker's words to the metrics.
-type recorder struct{ metrics *telemetry.Metrics }
-
-func (r recorder) TokenLife(kind forge.ActorKind, left time.Duration) {
-	r.metrics.TokenLife(string(kind), left)
-}
-
-func (r recorder) ExpiredRejection(kind forge.ActorKind) { r.metrics.ExpiredRejection(string(kind)) }
 
 func (b *base) serverConfig(settings config.Worker, processor queue.Processor, driver *batch.Driver) queue.ServerConfig {
 	return queue.ServerConfig{

@@ -39,7 +39,12 @@ func TestViolations(t *testing.T) {
 		"app with everything":         {"app", []string{"~receiver", "~queue", "~gitrepo"}, []string{"github.com/labstack/echo/v4", "github.com/hibiken/asynq"}, ""},
 		"receiver to queue":           {"receiver", []string{"~queue"}, nil, "receiver: imports internal/queue, which does not lie below it"},
 		"receiver to vault":           {"receiver", []string{"~vault"}, nil, "receiver: imports internal/vault"},
-		"worker to gitrepo":           {"worker", []string{"~gitrepo"}, nil, "worker: imports internal/gitrepo"},
+		"worker with git":             {"worker", []string{"~gitrepo", "~repolock", "~artifact"}, []string{"github.com/go-git/go-git/v5"}, ""},
+		"worker to vault":             {"worker", []string{"~vault"}, nil, "worker: imports internal/vault, which does not lie below it"},
+		"worker to queue":             {"worker", []string{"~queue"}, nil, "worker: imports internal/queue, which does not lie below it"},
+		"receiver to gitrepo":         {"receiver", []string{"~gitrepo"}, nil, "receiver: imports internal/gitrepo, which is for [internal/worker]"},
+		"queue to repolock":           {"queue", []string{"~repolock"}, nil, "queue: imports internal/repolock, which is for [internal/worker]"},
+		"ops to artifact":             {"ops", []string{"~artifact"}, nil, "ops: imports internal/artifact, which is for [internal/worker]"},
 		"upwards":                     {"fault", []string{"~job"}, nil, "fault: imports internal/job"},
 		"to app":                      {"queue", []string{"~app"}, nil, "queue: imports internal/app"},
 		"kit in a program":            {"app", []string{"~queue/queuetest"}, nil, "a test kit"},
@@ -55,6 +60,7 @@ func TestViolations(t *testing.T) {
 		"testing in a program":        {"worker", []string{"testing"}, nil, "imports testing"},
 		"files in a pure room":        {"job", []string{"os"}, nil, "but it is to be pure"},
 		"echo and asynq meet":         {"receiver", nil, []string{"github.com/labstack/echo/v4", "github.com/hibiken/asynq"}, "brings together"},
+		"git and asynq meet":          {"worker", nil, []string{"github.com/go-git/go-git/v5", "github.com/hibiken/asynq"}, "brings together"},
 		"git and asynq meet in a kit": {"gitrepo/gittest", nil, []string{"github.com/go-git/go-git/v5", "github.com/hibiken/asynq"}, "brings together"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -24,13 +24,18 @@ var layers = [][]string{
 	{"internal/telemetry", "internal/expression", "internal/glob"},
 	{"internal/config", "internal/edit", "internal/forge", "internal/bitbucket"},
 	{"internal/job"},
-	{"internal/installation", "internal/rule", "internal/budget", "internal/batch"},
+	{"internal/installation", "internal/rule", "internal/budget", "internal/batch", "internal/repolock", "internal/artifact", "internal/gitrepo"},
 	{"internal/intake"},
-	{
-		"internal/vault", "internal/spool", "internal/repolock", "internal/artifact", "internal/gitrepo", "internal/recipe", "internal/queue", "internal/receiver", "internal/worker", "internal/ops",
-	},
+	{"internal/vault", "internal/spool", "internal/recipe", "internal/queue", "internal/receiver", "internal/worker", "internal/ops"},
 	{"internal/app"},
 	{"cmd/api", "cmd/worker", "cmd/sandbox", "internal/bench", "internal/systemtest", "internal/archtest", "deploy"},
+}
+
+// users are the only rooms below app that may import a room, where not all that lie above it may.
+var users = map[string][]string{
+	"internal/gitrepo":  {"internal/worker"},
+	"internal/repolock": {"internal/worker"},
+	"internal/artifact": {"internal/worker"},
 }
 
 // kits are for tests. Of the programs only the sandbox may use them, and benchmarks.
@@ -161,6 +166,10 @@ func judgeArrow(room, imported string) string {
 		}
 	case layerOf(imported) >= layerOf(room):
 		return "which does not lie below it"
+	case layerOf(room) < layerOf("internal/app"):
+		if rooms, limited := users[imported]; limited && !slices.Contains(rooms, room) {
+			return fmt.Sprintf("which is for %v", rooms)
+		}
 	}
 	return ""
 }

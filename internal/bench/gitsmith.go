@@ -98,7 +98,7 @@ func build(ctx context.Context, snapshot *gitrepo.Snapshot, changes []edit.Chang
 	commit, err := snapshot.Build(ctx, applied, gitrepo.CommitSpec{
 		Message: "one line", AuthorName: "Bench", AuthorEmail: "bench@example.com", Time: time.Now(), Mark: gitrepo.Mark{Job: "bench-" + word},
 	})
-	if err == nil && commit.Unchanged() {
+	if err == nil && commit.Unchanged {
 		err = fmt.Errorf("replacing the first word by %q changed nothing", word)
 	}
 	return commit, err

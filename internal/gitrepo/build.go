@@ -27,20 +27,14 @@ type CommitSpec struct {
 	Mark        Mark      // identifies the commit later
 }
 
-// Commit is a commit that was built and is not at the server yet.
+// Commit is a commit that [Snapshot.Build] built and that is not at the server yet.
 type Commit struct {
-	hash      plumbing.Hash
-	tree      plumbing.Hash
-	parent    plumbing.Hash // zero for a repository's first
-	unchanged bool
-	objects   []newObject // exactly the new ones, in their order in the pack
+	Hash      string // in hex; empty where the commit is Unchanged
+	Tree      string // in hex, the hash of the tree that the changes made; the parent's where the commit is Unchanged
+	Unchanged bool   // the tree is the parent's: there is nothing to push
+
+	objects []newObject // exactly the new ones, in their order in the pack
 }
-
-// Hash is the commit's; it means nothing where the commit is Unchanged.
-func (c *Commit) Hash() string { return c.hash.String() }
-
-// Tree is the hash of the tree that the changes made, in hex; the parent's where the commit is Unchanged.
-func (c *Commit) Tree() string { return c.tree.String() }
 
 // size is about how many bytes the pack can have, in memory's measure: before compression.
 func (c *Commit) size() int64 {
@@ -51,31 +45,30 @@ func (c *Commit) size() int64 {
 	return size
 }
 
-// Unchanged reports that the tree is the parent's: there is nothing to push.
-func (c *Commit) Unchanged() bool { return c.unchanged }
-
 // Build makes the commit that differs from the snapshot in changes: blobs, the trees along the changed paths, the commit.
 // Directories without a file disappear. The same snapshot, changes and spec give the same hash.
 func (s *Snapshot) Build(ctx context.Context, changes []edit.FileChange, spec CommitSpec) (*Commit, error) {
 	b := builder{ctx: ctx, snapshot: s, commit: &Commit{}, made: map[plumbing.Hash]bool{}}
+	var parent plumbing.Hash // zero for a repository's first commit
 	if s.objects != nil {
-		b.commit.parent = s.objects.tip.commit
+		parent = s.objects.tip.commit
 	}
 	root, _, err := b.tree(s.root, changes)
 	if err != nil {
 		return nil, s.classify(ctx, err)
 	}
-	b.commit.tree = root
+	b.commit.Tree = root.String()
 	if root == s.root && s.objects != nil {
-		b.commit.unchanged = true
+		b.commit.Unchanged = true
 		return b.commit, nil
 	}
 	signature := object.Signature{Name: spec.AuthorName, Email: spec.AuthorEmail, When: spec.Time.UTC().Truncate(time.Second)}
-	commit := object.Commit{Author: signature, Committer: signature, Message: withTrailers(spec.Message, spec.Mark.trailers(b.commit.parent, root)), TreeHash: root}
+	commit := object.Commit{Author: signature, Committer: signature, Message: withTrailers(spec.Message, spec.Mark.trailers(parent, root)), TreeHash: root}
 	if s.objects != nil {
-		commit.ParentHashes = []plumbing.Hash{b.commit.parent}
+		commit.ParentHashes = []plumbing.Hash{parent}
 	}
-	b.commit.hash, err = b.addEncoded(&commit)
+	hash, err := b.addEncoded(&commit)
+	b.commit.Hash = hash.String()
 	return b.commit, err
 }
 

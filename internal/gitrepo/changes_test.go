@@ -43,7 +43,7 @@ func built(snapshot *gitrepo.Snapshot, dir string) (string, []edit.FileChange, e
 	if err != nil {
 		return "", nil, err
 	}
-	return commit.Tree(), changes, nil
+	return commit.Tree, changes, nil
 }
 
 // TestChangesAreWhatGitAdds: random work in a folder comes to the tree that git add -A makes of it.

@@ -159,8 +159,8 @@ func testPushIsJudgedByGit(t *testing.T, v0 bool) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := b.cli("rev-parse", "main"); got != commit.Hash() {
-				t.Errorf("main is %s, want %s", got, commit.Hash())
+			if got := b.cli("rev-parse", "main"); got != commit.Hash {
+				t.Errorf("main is %s, want %s", got, commit.Hash)
 			}
 			b.cli("fsck", "--strict", "--no-dangling")
 			want := "a.b a/b/c.txt a/b/d.txt a/new/deep/er.txt a0 dir link run sub swap/inner"
@@ -182,8 +182,15 @@ func testPushIsJudgedByGit(t *testing.T, v0 bool) {
 				t.Fatal(err)
 			}
 			same, err := snapshot.Build(t.Context(), []edit.FileChange{put("a/b/d.txt", "d\n")}, spec("j2"))
-			if err = errors.Join(err, snapshot.Close()); err != nil || !same.Unchanged() {
-				t.Errorf("unchanged: %t, %v", same.Unchanged(), err)
+			if err = errors.Join(err, snapshot.Close()); err != nil || !same.Unchanged {
+				t.Errorf("unchanged: %t, %v", same.Unchanged, err)
+			}
+			// Nor can anything be pushed but a commit: the branch would be removed.
+			for _, none := range []*gitrepo.Commit{same, {}, {Hash: "main"}, {Hash: strings.Repeat("0", 40)}} {
+				err := b.client.Push(t.Context(), remote, gitrepo.PushSpec{Branch: "main", Old: commit.Hash, Commit: none})
+				if fault.KindOf(err) != fault.Internal || b.cli("rev-parse", "main") != commit.Hash {
+					t.Errorf("pushed %+v: %v", none, err)
+				}
 			}
 		})
 	}
@@ -202,7 +209,7 @@ func testEmptyRepository(t *testing.T, v0 bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := b.cli("rev-parse", "main"); got != commit.Hash() {
+	if got := b.cli("rev-parse", "main"); got != commit.Hash {
 		t.Errorf("main is %s", got)
 	}
 	b.cli("fsck", "--strict")
@@ -351,7 +358,7 @@ func testRace(t *testing.T, v0 bool) {
 			if _, err := b.push(t.Context(), "main", put("x", "y")); fault.KindOf(err) != fault.Conflict {
 				t.Errorf("%v, want a conflict", err)
 			}
-			if commit, err := b.push(t.Context(), "main", put("x", "y")); err != nil || b.cli("rev-parse", "main") != commit.Hash() {
+			if commit, err := b.push(t.Context(), "main", put("x", "y")); err != nil || b.cli("rev-parse", "main") != commit.Hash {
 				t.Errorf("again: %v", err)
 			}
 			b.cli("fsck", "--strict", "--no-dangling")

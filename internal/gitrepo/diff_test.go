@@ -82,8 +82,8 @@ func TestDiffIsWhatGitApplies(t *testing.T) {
 		if err != nil {
 			r.Fatal(err)
 		}
-		if tree, err := applied(dir, diff.String()); err != nil || tree != commit.Tree() {
-			r.Fatalf("git apply made %s of it (%v), Build %s\n%s", tree, err, commit.Tree(), diff.String())
+		if tree, err := applied(dir, diff.String()); err != nil || tree != commit.Tree {
+			r.Fatalf("git apply made %s of it (%v), Build %s\n%s", tree, err, commit.Tree, diff.String())
 		}
 		checkStat(r, dir, diff.String(), stat)
 	})
@@ -191,8 +191,8 @@ func TestDiffReadsAsGits(t *testing.T) {
 	if err := b.client.Push(t.Context(), remote, gitrepo.PushSpec{Branch: "main", Old: snapshot.Commit(), Commit: commit}); err != nil {
 		t.Fatal(err)
 	}
-	if tree := b.cli("rev-parse", "main^{tree}"); tree != commit.Tree() {
-		t.Errorf("Tree is %s, the server has %s", commit.Tree(), tree)
+	if tree := b.cli("rev-parse", "main^{tree}"); tree != commit.Tree {
+		t.Errorf("Tree is %s, the server has %s", commit.Tree, tree)
 	}
 	_, err = gittest.Git(t.Context(), dir, nil, "fetch", "-q", b.git.Path("acme/web"), "main")
 	want, err2 := gittest.Git(t.Context(), dir, nil, "-c", "core.quotePath=false", "-c", "diff.suppressBlankEmpty=false", "diff", "--no-renames", "--abbrev=7", "main", "FETCH_HEAD")

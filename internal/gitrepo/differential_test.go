@@ -116,7 +116,7 @@ func (d *differential) apply(r *rapid.T, branch string, declared []edit.Change, 
 	if err == nil {
 		err = snapshot.Close()
 	}
-	if err == nil && !commit.Unchanged() {
+	if err == nil && !commit.Unchanged {
 		err = d.client.Push(context.Background(), cachedRemote, gitrepo.PushSpec{Branch: branch, Old: snapshot.Commit(), Commit: commit})
 	}
 	if err != nil {

@@ -192,7 +192,7 @@ func (s *sparse) fail(what, phase string, kind fault.Kind, text string) string {
 	switch {
 	case after == before:
 		return text
-	case commit != nil && after == commit.Hash():
+	case commit != nil && after == commit.Hash:
 		s.holds(what, commit, to)
 		return to
 	}
@@ -202,8 +202,8 @@ func (s *sparse) fail(what, phase string, kind fault.Kind, text string) string {
 
 func (s *sparse) holds(what string, commit *gitrepo.Commit, text string) {
 	s.t.Helper()
-	if tip := s.cli("rev-parse", "main"); tip != commit.Hash() {
-		s.t.Fatalf("%s: the branch is at %s, not at %s", what, tip, commit.Hash())
+	if tip := s.cli("rev-parse", "main"); tip != commit.Hash {
+		s.t.Fatalf("%s: the branch is at %s, not at %s", what, tip, commit.Hash)
 	}
 	if content := s.cli("show", "main:edited/deep/down/file.txt"); !strings.Contains(content, "\n"+text+"\n") {
 		s.t.Errorf("%s: the file is %q", what, content)

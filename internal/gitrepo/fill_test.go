@@ -167,7 +167,7 @@ func testLargePush(t *testing.T, v0 bool) {
 			if err := s.client.Push(t.Context(), cachedRemote, push); err != nil {
 				t.Fatal(err)
 			}
-			if s.cli("rev-parse", "main") != commit.Hash() || len(s.cli("show", "main:large.txt"))+1 != content.Len() {
+			if s.cli("rev-parse", "main") != commit.Hash || len(s.cli("show", "main:large.txt"))+1 != content.Len() {
 				t.Error("the branch does not hold the file")
 			}
 			s.cli("fsck", "--strict", "--no-dangling")

@@ -135,7 +135,7 @@ func (b *bench) search(h history, filter string) {
 		return false
 	})
 	hash, found, err := b.client.FindJob(b.t.Context(), remote, markOf("main", "j1"), since)
-	if err != nil || found != h.found || found && hash != made.Hash() {
+	if err != nil || found != h.found || found && hash != made.Hash {
 		b.t.Errorf("%q %t %v", hash, found, err)
 	}
 	if asked.Load() != h.requests {

@@ -44,7 +44,7 @@ func startMarked(t *testing.T) *marked {
 	m := &marked{bench: start(t, gitrepo.Config{}), mark: markOf("main", "j1")}
 	m.create(map[string]string{"a": "1"})
 	m.parent = m.cli("rev-parse", "main")
-	m.own = m.build("main", m.mark).Hash()
+	m.own = m.build("main", m.mark).Hash
 	m.cli("branch", "theirs", m.parent)
 	if err := m.git.Commit(t.Context(), "acme/web", "theirs", "Others", map[string]string{"b": "2"}); err != nil {
 		t.Fatal(err)
@@ -229,7 +229,7 @@ func TestProofsAndKeys(t *testing.T) {
 			mark.Keys = keysOf(names)
 		}
 		m.cli("update-ref", "refs/heads/main", m.parent)
-		made[names] = m.build("main", mark).Hash()
+		made[names] = m.build("main", mark).Hash
 	}
 	if made["a"] != m.own || made["ab"] != m.own || made["b"] != made["ba"] || made["b"] == m.own || made[""] == m.own || made[""] == made["b"] {
 		t.Errorf("the commits are %v", made)

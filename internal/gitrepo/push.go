@@ -27,7 +27,8 @@ type PushSpec struct {
 // learnt is Unavailable, and the caller looks again before it does it again.
 func (c *Client) Push(ctx context.Context, remote Remote, spec PushSpec) error {
 	op := pushing(remote, spec.Branch)
-	if spec.Commit.unchanged {
+	hash := plumbing.NewHash(spec.Commit.Hash)
+	if hash.IsZero() { // which would remove the branch
 		return fault.Newf(fault.Internal, "%s: there is no commit to push, nothing was changed", op)
 	}
 	name := "refs/heads/" + spec.Branch
@@ -42,7 +43,7 @@ func (c *Client) Push(ctx context.Context, remote Remote, spec PushSpec) error {
 			return err
 		}
 		switch l.hashes[name] {
-		case spec.Commit.hash:
+		case hash:
 			return nil
 		case old:
 		default:
@@ -54,12 +55,12 @@ func (c *Client) Push(ctx context.Context, remote Remote, spec PushSpec) error {
 			c.learn(remote, *s)
 		}
 	}
-	sent := c.send(ctx, remote, op, takes, refUpdate{name, old, spec.Commit.hash}, spec.Commit)
+	sent := c.send(ctx, remote, op, takes, refUpdate{name, old, hash}, spec.Commit)
 	if isFinal(sent) {
 		c.forget(remote) // should it have been asked in a way that it no longer knows
 		return sent
 	}
-	if err := c.verify(ctx, remote, op, name, old, spec.Commit.hash, sent); err != nil {
+	if err := c.verify(ctx, remote, op, name, old, hash, sent); err != nil {
 		c.forget(remote)
 		return err
 	}

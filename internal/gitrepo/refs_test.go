@@ -105,12 +105,12 @@ func testFindJob(t *testing.T, v0 bool) {
 	for name, tc := range map[string]struct {
 		branch, id, since, want string
 	}{
-		"among those since":        {"main", "j1", since, made.Hash()},
-		"since something unknown":  {"main", "j1", strings.Repeat("1", 40), made.Hash()},
-		"without a start":          {"main", "j1", "", made.Hash()},
+		"among those since":        {"main", "j1", since, made.Hash},
+		"since something unknown":  {"main", "j1", strings.Repeat("1", 40), made.Hash},
+		"without a start":          {"main", "j1", "", made.Hash},
 		"nobody's":                 {"main", "j2", since, ""},
 		"not a part of another id": {"main", "j", since, ""},
-		"since after it":           {"main", "j1", made.Hash(), ""},
+		"since after it":           {"main", "j1", made.Hash, ""},
 		"no such branch":           {"topic", "j1", since, ""},
 	} {
 		got, found, err := b.client.FindJob(t.Context(), remote, markOf(tc.branch, tc.id), tc.since)

@@ -218,7 +218,7 @@ func (c *Client) store(remote Remote, commit *Commit) {
 		return
 	}
 	defer func() { _ = old.Close() }() // only read
-	c.put(remote, commit.hash, old, meta, commit.worthKeeping())
+	c.put(remote, plumbing.NewHash(commit.Hash), old, meta, commit.worthKeeping())
 }
 
 // worthKeeping are the objects of a commit that the tip cache takes.

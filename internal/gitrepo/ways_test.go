@@ -235,7 +235,7 @@ func TestServersAreTakenToBeAlike(t *testing.T) {
 		if phases := strings.Join(s.takePhases(), " "); snapshot.Way() != tc.way || phases != tc.phases {
 			t.Errorf("%s: %s by %s, want %s by %s", tc.name, snapshot.Way(), phases, tc.way, tc.phases)
 		}
-		if tip, err := gittest.Git(t.Context(), path, nil, "rev-parse", "main"); err != nil || tip != commit.Hash() {
+		if tip, err := gittest.Git(t.Context(), path, nil, "rev-parse", "main"); err != nil || tip != commit.Hash {
 			t.Errorf("%s: main is %s, %v", tc.name, tip, err)
 		}
 	}

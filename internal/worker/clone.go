@@ -8,34 +8,36 @@ import (
 	"io"
 	"log/slog"
 
+	"github.com/gitsmith/gitsmith/internal/gitrepo"
 	"github.com/gitsmith/gitsmith/internal/job"
 )
 
 // clone reads a ref and keeps it as an archive.
-func (w *Worker) clone(ctx context.Context, j job.Job, remote Remote) (*job.CloneResult, error) {
-	need := Need{
-		History: j.Clone.Archive == job.ArchiveBundle, // git cannot clone from a bundle that lacks it
-		Sparse:  j.Clone.Archive == job.ArchiveNone, TreeDepth: 1,
+func (w *Worker) clone(ctx context.Context, j job.Job, remote gitrepo.Remote) (*job.CloneResult, error) {
+	want := gitrepo.Want{Ref: j.Clone.Ref, Depth: 1, Sparse: j.Clone.Archive == job.ArchiveNone, TreeDepth: 1}
+	if j.Clone.Archive == job.ArchiveBundle {
+		want.Depth = 0 // git cannot clone from a bundle that lacks history
 	}
-	snapshot, err := remote.Snapshot(ctx, j.Clone.Ref, need)
+	snapshot, err := w.Git.Fetch(ctx, remote, want)
 	if err != nil {
 		return nil, err
 	}
 	defer w.closeSnapshot(ctx, snapshot)
 
-	result := &job.CloneResult{Ref: snapshot.Ref(), Commit: snapshot.Commit(), Read: snapshot.Read()}
+	result := &job.CloneResult{Ref: snapshot.Ref(), Commit: snapshot.Commit(), Read: readOf(snapshot)}
 	if j.Clone.Archive == job.ArchiveNone {
 		return result, nil
 	}
-	artifact := &job.Artifact{Key: artifactKey(j, j.Clone.Archive), Format: j.Clone.Archive, ExpiresAt: w.Now().Add(w.ArtifactTTL).UTC()}
-	artifact.Size, artifact.SHA256, err = w.Artifacts.Put(ctx, artifact.Key, func(out io.Writer) (err error) {
-		artifact.Files, err = snapshot.Archive(ctx, out, j.Clone.Archive, j.Clone.Paths)
+	kept := &job.Artifact{Key: artifactKey(j, j.Clone.Archive), Format: j.Clone.Archive, ExpiresAt: w.Now().Add(w.ArtifactTTL).UTC()}
+	written, err := w.Artifacts.Put(ctx, kept.Key, func(out io.Writer) (err error) {
+		kept.Files, err = snapshot.Archive(ctx, out, gitrepo.ArchiveSpec{Format: j.Clone.Archive, Paths: j.Clone.Paths})
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("archive of %s: %w", j.Repository, err)
 	}
-	result.Artifact = artifact
+	kept.Size, kept.SHA256 = written.Size, written.SHA256
+	result.Artifact = kept
 	return result, nil
 }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
-	"github.com/gitsmith/gitsmith/internal/worker"
+	"github.com/gitsmith/gitsmith/internal/repolock"
 )
 
 // TestPullRequestToItself: a pull request that would lead from the pushed branch to itself is refused before an intent is written or anything
@@ -69,7 +69,7 @@ func TestPullRequestToItself(t *testing.T) {
 // the branch has become the main branch since.
 func TestPullRequestToItselfAfterThePush(t *testing.T) {
 	t.Parallel()
-	for name, intents := range map[string]map[string]worker.Intent{
+	for name, intents := range map[string]map[string]repolock.Intent{
 		"with the intent":    {"j1": {Branch: "main", Commit: "by-j1", Parent: "c0"}},
 		"without the intent": {},
 	} {

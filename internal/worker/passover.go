@@ -8,6 +8,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/gitrepo"
 	"github.com/gitsmith/gitsmith/internal/job"
 )
 
@@ -16,7 +17,7 @@ const MaxDiff = 256 << 10
 
 // passOver decides whether a push does anything on the tip that was read: a result where it does not, which is that it was skipped
 // unless the job's own commit is on the branch already.
-func (w *Worker) passOver(ctx context.Context, j job.Job, remote Remote, base Snapshot, mark Mark, created bool) (*job.PushResult, error) {
+func (w *Worker) passOver(ctx context.Context, j job.Job, remote gitrepo.Remote, base Snapshot, mark gitrepo.Mark, created bool) (*job.PushResult, error) {
 	push := j.Push
 	if push.HasFile != "" {
 		if _, found, err := base.Entry(ctx, push.HasFile); err != nil {
@@ -31,7 +32,7 @@ func (w *Worker) passOver(ctx context.Context, j job.Job, remote Remote, base Sn
 		return nil, nil
 	}
 	if !created && !push.DryRun {
-		if own, err := ownCommit(ctx, j, remote, base, mark, inTheWay); own != nil || err != nil {
+		if own, err := w.ownCommit(ctx, j, remote, base, mark, inTheWay); own != nil || err != nil {
 			return own, err
 		}
 	}
@@ -46,20 +47,20 @@ func (w *Worker) passOver(ctx context.Context, j job.Job, remote Remote, base Sn
 }
 
 // ownCommit finds what an earlier run of the job pushed and others have pushed on since, where no intent tells of it any more.
-func ownCommit(ctx context.Context, j job.Job, remote Remote, base Snapshot, mark Mark, created bool) (*job.PushResult, error) {
+func (w *Worker) ownCommit(ctx context.Context, j job.Job, remote gitrepo.Remote, base Snapshot, mark gitrepo.Mark, created bool) (*job.PushResult, error) {
 	since := ""
 	if j.Push.Expect != nil {
 		since = j.Push.Expect.Parent
 	}
-	commit, found, err := remote.FindJob(ctx, mark, since)
+	commit, found, err := w.Git.FindJob(ctx, remote, mark, since)
 	if err != nil || !found {
 		return nil, err
 	}
-	return &job.PushResult{Branch: j.Push.Branch, Commit: commit, Parent: since, Created: created, Read: base.Read()}, nil
+	return &job.PushResult{Branch: j.Push.Branch, Commit: commit, Parent: since, Created: created, Read: readOf(base)}, nil
 }
 
 func skipped(j job.Job, base Snapshot, why string) *job.PushResult {
-	return &job.PushResult{Branch: j.Push.Branch, Skipped: why, Read: base.Read()}
+	return &job.PushResult{Branch: j.Push.Branch, Skipped: why, Read: readOf(base)}
 }
 
 // dryRun makes a push's change on the tip as it is now and keeps the diff. Nothing is locked or written down, since nothing is pushed.
@@ -70,7 +71,7 @@ func (w *Worker) dryRun(ctx context.Context, j job.Job, repository bitbucket.Rep
 		if err != nil {
 			return err
 		}
-		_, result, err = w.build(ctx, j, repository, w.Git.Open(j.Installation, repository, token.Text), markOf(j))
+		_, result, err = w.build(ctx, j, repository, remoteOf(j, repository, token), w.markOf(j))
 		return err
 	})
 	if err != nil {
@@ -83,16 +84,15 @@ func (w *Worker) dryRun(ctx context.Context, j job.Job, repository bitbucket.Rep
 // keepDiff puts the diff of a dry run into the artifact store, and what it comes to into the result.
 func (w *Worker) keepDiff(ctx context.Context, j job.Job, base Snapshot, changes []edit.FileChange, result *job.PushResult) error {
 	kept := &job.Artifact{Key: artifactKey(j, job.ArchiveDiff), Format: job.ArchiveDiff, ExpiresAt: w.Now().Add(w.ArtifactTTL).UTC()}
-	var stat DiffStat
-	var err error
-	kept.Size, kept.SHA256, err = w.Artifacts.Put(ctx, kept.Key, func(out io.Writer) (err error) {
+	var stat gitrepo.DiffStat
+	written, err := w.Artifacts.Put(ctx, kept.Key, func(out io.Writer) (err error) {
 		stat, err = base.Diff(ctx, out, changes, MaxDiff)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("diff of %s: %w", j.Repository, err)
 	}
-	kept.Files, kept.Truncated = stat.Files, stat.Truncated
+	kept.Size, kept.SHA256, kept.Files, kept.Truncated = written.Size, written.SHA256, stat.Files, stat.Truncated
 	result.Added, result.Removed, result.Diff = stat.Added, stat.Removed, kept
 	return nil
 }

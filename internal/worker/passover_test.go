@@ -9,11 +9,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/gitrepo"
 	"github.com/gitsmith/gitsmith/internal/job"
-	"github.com/gitsmith/gitsmith/internal/secret"
+	"github.com/gitsmith/gitsmith/internal/repolock"
 	"github.com/gitsmith/gitsmith/internal/worker"
 )
 
@@ -85,7 +85,7 @@ func passOverCases() map[string]passOverCase {
 		"the branch in the way is the job's, as the intent says": {
 			world: func(w *world) {
 				w.branches["topic"] = "on-c1"
-				w.intents["j1"] = worker.Intent{Branch: "topic", Commit: "on-c1", Parent: "c1", Changed: 1, Created: true}
+				w.intents["j1"] = repolock.Intent{Branch: "topic", Commit: "on-c1", Parent: "c1", Changed: 1, Created: true}
 			},
 			job:  newTopic(job.OnConflictFail),
 			want: job.PushResult{Branch: "topic", Commit: "on-c1", Parent: "c1", Changed: 1, Created: true}, calls: "tip topic, release",
@@ -126,7 +126,7 @@ func passOverCases() map[string]passOverCase {
 		"moved since the dry run by the job itself, as the intent says": {
 			world: func(w *world) {
 				w.branches["main"] = "on-c1"
-				w.intents["j1"] = worker.Intent{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1}
+				w.intents["j1"] = repolock.Intent{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1}
 			},
 			job: func(p *job.Push) { p.Expect = &job.Expect{Parent: "c1", Tree: "t"} }, want: pushed, calls: "tip main, release",
 		},
@@ -307,16 +307,16 @@ func TestSearchesKnowTheIntent(t *testing.T) {
 	for name, tc := range map[string]struct {
 		intended string // branch
 		push     func(*job.Push)
-		want     worker.Mark
+		want     gitrepo.Mark
 	}{
-		"in the history":             {"main", func(*job.Push) {}, worker.Mark{Job: "j1", Branch: "main", Intended: "on-c1"}},
-		"in the history, passing by": {"main", func(p *job.Push) { p.Expect = &job.Expect{Parent: "c1", Tree: "t"} }, worker.Mark{Job: "j1", Branch: "main", Intended: "on-c1"}},
-		"intended for another branch": {"other", func(p *job.Push) { p.Expect = &job.Expect{Parent: "c1", Tree: "t"} }, worker.Mark{
-			Job: "j1", Branch: "main",
+		"in the history":             {"main", func(*job.Push) {}, gitrepo.Mark{Installation: "i1", Job: "j1", Branch: "main", Intended: "on-c1"}},
+		"in the history, passing by": {"main", func(p *job.Push) { p.Expect = &job.Expect{Parent: "c1", Tree: "t"} }, gitrepo.Mark{Installation: "i1", Job: "j1", Branch: "main", Intended: "on-c1"}},
+		"intended for another branch": {"other", func(p *job.Push) { p.Expect = &job.Expect{Parent: "c1", Tree: "t"} }, gitrepo.Mark{
+			Installation: "i1", Job: "j1", Branch: "main",
 		}},
 	} {
 		w := newWorld()
-		w.branches["main"], w.intents["j1"] = "c9", worker.Intent{Branch: tc.intended, Commit: "on-c1", Parent: "c1"}
+		w.branches["main"], w.intents["j1"] = "c9", repolock.Intent{Branch: tc.intended, Commit: "on-c1", Parent: "c1"}
 		if _, err := w.worker().Process(t.Context(), pushJob(func(j *job.Job) { tc.push(j.Push) })); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -326,7 +326,7 @@ func TestSearchesKnowTheIntent(t *testing.T) {
 	}
 	// The branch moves between the look at its tip and the reading: the tip that is read is the intended commit.
 	w := newWorld()
-	w.intents["j1"] = worker.Intent{Branch: "main", Commit: "on-c1", Parent: "c1"}
+	w.intents["j1"] = repolock.Intent{Branch: "main", Commit: "on-c1", Parent: "c1"}
 	intended := w.worker()
 	intended.Git = movesBeforeReading{w}
 	done, err := intended.Process(t.Context(), pushJob(nil))
@@ -338,13 +338,7 @@ func TestSearchesKnowTheIntent(t *testing.T) {
 // movesBeforeReading lets the job's earlier push arrive right before a tip is read.
 type movesBeforeReading struct{ *world }
 
-func (m movesBeforeReading) Open(_ string, repository bitbucket.Repository, _ secret.Text) worker.Remote {
-	return movingRemote{&remote{m.world, repository}}
-}
-
-type movingRemote struct{ *remote }
-
-func (m movingRemote) Snapshot(ctx context.Context, ref string, need worker.Need) (worker.Snapshot, error) {
+func (m movesBeforeReading) Fetch(ctx context.Context, remote gitrepo.Remote, want gitrepo.Want) (worker.Snapshot, error) {
 	m.branches["main"] = "on-c1"
-	return m.remote.Snapshot(ctx, ref, need)
+	return m.world.Fetch(ctx, remote, want)
 }

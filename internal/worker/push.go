@@ -10,7 +10,9 @@ import (
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/gitrepo"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/repolock"
 )
 
 // push brings a job's change onto its branch exactly once, whatever died or moved in between, under the repository's lock. Then
@@ -81,7 +83,7 @@ func (w *Worker) afterTheEnd(ctx context.Context, j job.Job, repository bitbucke
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if token, err := w.liveToken(ctx, j); err == nil {
-		if done, _, err := w.alreadyPushed(ctx, j, w.Git.Open(j.Installation, repository, token.Text), lock); err == nil && done != nil {
+		if done, _, err := w.alreadyPushed(ctx, j, remoteOf(j, repository, token), lock); err == nil && done != nil {
 			return done, nil
 		}
 	}
@@ -94,7 +96,7 @@ func (w *Worker) pushOnce(ctx context.Context, j job.Job, repository bitbucket.R
 	if err != nil {
 		return nil, err
 	}
-	remote := w.Git.Open(j.Installation, repository, token.Text)
+	remote := remoteOf(j, repository, token)
 	done, mark, err := w.alreadyPushed(ctx, j, remote, lock)
 	if done != nil || err != nil {
 		return done, err
@@ -109,14 +111,14 @@ func (w *Worker) pushOnce(ctx context.Context, j job.Job, repository bitbucket.R
 // build reads the tip and makes the commit on it; none where there is nothing to push, which the result tells. What was read is closed
 // then: a push needs the new objects alone. The tip may be this job's own commit although no intent tells of it: a Redis that died had
 // the push done, and lost its last second.
-func (w *Worker) build(ctx context.Context, j job.Job, repository bitbucket.Repository, remote Remote, mark Mark) (Commit, *job.PushResult, error) {
+func (w *Worker) build(ctx context.Context, j job.Job, repository bitbucket.Repository, remote gitrepo.Remote, mark gitrepo.Mark) (*gitrepo.Commit, *job.PushResult, error) {
 	base, created, err := w.base(ctx, j.Push, remote)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer w.closeSnapshot(ctx, base)
 	if parent, made := base.MadeBy(mark); made && !created {
-		return nil, &job.PushResult{Branch: j.Push.Branch, Commit: base.Commit(), Parent: parent, Read: base.Read()}, nil
+		return nil, &job.PushResult{Branch: j.Push.Branch, Commit: base.Commit(), Parent: parent, Read: readOf(base)}, nil
 	}
 	if done, err := w.passOver(ctx, j, remote, base, mark, created); done != nil || err != nil {
 		return nil, done, err
@@ -128,23 +130,24 @@ func (w *Worker) build(ctx context.Context, j job.Job, repository bitbucket.Repo
 	if err != nil {
 		return nil, nil, err
 	}
-	commit, err := base.Build(ctx, changes, CommitSpec{
-		Message: j.Push.Message, Author: w.authorOf(j), Time: j.CreatedAt.Truncate(time.Second), Mark: mark,
+	author := w.authorOf(j)
+	commit, err := base.Build(ctx, changes, gitrepo.CommitSpec{
+		Message: j.Push.Message, AuthorName: author.Name, AuthorEmail: author.Email, Time: j.CreatedAt.Truncate(time.Second), Mark: mark,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	result := &job.PushResult{
-		Branch: j.Push.Branch, Commit: commit.Hash(), Parent: base.Commit(), Changed: len(changes), Created: created, Read: base.Read(),
+		Branch: j.Push.Branch, Commit: commit.Hash, Parent: base.Commit(), Changed: len(changes), Created: created, Read: readOf(base),
 	}
 	switch expect := j.Push.Expect; {
-	case expect != nil && commit.Tree() != expect.Tree:
+	case expect != nil && commit.Tree != expect.Tree:
 		return nil, skipped(j, base, "the change is another one than in the dry run"), nil
-	case commit.Unchanged(), len(changes) == 0: // an empty repository has no tree that the commit's could be the same as
+	case commit.Unchanged, len(changes) == 0: // an empty repository has no tree that the commit's could be the same as
 		result.Commit, result.Parent, result.Unchanged = base.Commit(), "", true
 		return nil, result, nil
 	case j.Push.DryRun:
-		result.Commit, result.Tree = "", commit.Tree()
+		result.Commit, result.Tree = "", commit.Tree
 		return nil, result, w.keepDiff(ctx, j, base, changes, result)
 	}
 	return commit, result, nil
@@ -160,12 +163,12 @@ func (w *Worker) change(ctx context.Context, push *job.Push, base Snapshot) ([]e
 }
 
 // send pushes what was built, with the token that is current now, after writing down what it is about to do.
-func (w *Worker) send(ctx context.Context, j job.Job, repository bitbucket.Repository, lock Lock, commit Commit, result *job.PushResult) error {
+func (w *Worker) send(ctx context.Context, j job.Job, repository bitbucket.Repository, lock Lock, commit *gitrepo.Commit, result *job.PushResult) error {
 	token, err := w.liveToken(ctx, j)
 	if err != nil {
 		return fmt.Errorf("before the push: %w", err)
 	}
-	intent := Intent{
+	intent := repolock.Intent{
 		Branch: result.Branch, Commit: result.Commit, Parent: result.Parent, Created: result.Created, Changed: result.Changed,
 	}
 	if err := lock.SetIntent(ctx, j.ID, intent); err != nil {
@@ -179,25 +182,25 @@ func (w *Worker) send(ctx context.Context, j job.Job, repository bitbucket.Repos
 	if result.Created {
 		old = ""
 	}
-	return w.Git.Open(j.Installation, repository, token.Text).Push(ctx, result.Branch, old, commit)
+	return w.Git.Push(ctx, remoteOf(j, repository, token), gitrepo.PushSpec{Branch: result.Branch, Old: old, Commit: commit})
 }
 
 // alreadyPushed looks whether an earlier run of the job got its commit onto the branch: the tip is the intended commit, or the
 // branch went on from it. The mark identifies the job's commits and includes the intent.
-func (w *Worker) alreadyPushed(ctx context.Context, j job.Job, remote Remote, lock Lock) (*job.PushResult, Mark, error) {
-	mark := markOf(j)
+func (w *Worker) alreadyPushed(ctx context.Context, j job.Job, remote gitrepo.Remote, lock Lock) (*job.PushResult, gitrepo.Mark, error) {
+	mark := w.markOf(j)
 	intent, found, err := lock.Intent(ctx, j.ID)
 	if err != nil || !found || intent.Branch != j.Push.Branch {
 		return nil, mark, err
 	}
 	mark.Intended = intent.Commit
-	tip, found, err := remote.Tip(ctx, intent.Branch)
+	tip, found, err := w.Git.Tip(ctx, remote, intent.Branch)
 	if err != nil || !found || tip == intent.Parent {
 		return nil, mark, err
 	}
 	commit := intent.Commit
 	if tip != commit {
-		commit, found, err = remote.FindJob(ctx, mark, intent.Parent)
+		commit, found, err = w.Git.FindJob(ctx, remote, mark, intent.Parent)
 		if err != nil || !found {
 			return nil, mark, err
 		}
@@ -208,12 +211,15 @@ func (w *Worker) alreadyPushed(ctx context.Context, j job.Job, remote Remote, lo
 }
 
 // markOf identifies a job's commits, without an intent.
-func markOf(j job.Job) Mark { return Mark{Job: j.ID, Branch: j.Push.Branch} }
+func (w *Worker) markOf(j job.Job) gitrepo.Mark {
+	return gitrepo.Mark{Installation: j.Installation, Job: j.ID, Branch: j.Push.Branch, Keys: w.Keyring}
+}
 
 // base is the tree that the change builds on: the branch's tip or, for a new branch, its base.
-func (w *Worker) base(ctx context.Context, push *job.Push, remote Remote) (base Snapshot, created bool, err error) {
-	need := w.need(push)
-	base, err = remote.Snapshot(ctx, "refs/heads/"+push.Branch, need)
+func (w *Worker) base(ctx context.Context, push *job.Push, remote gitrepo.Remote) (base Snapshot, created bool, err error) {
+	want := w.want(push)
+	want.Ref = "refs/heads/" + push.Branch
+	base, err = w.Git.Fetch(ctx, remote, want)
 	if err == nil {
 		return base, base.Commit() == "", nil // an empty repository has no branch yet
 	}
@@ -223,24 +229,26 @@ func (w *Worker) base(ctx context.Context, push *job.Push, remote Remote) (base 
 	if !push.Create {
 		return nil, false, fault.Wrapf(fault.NotFound, err, `%s; to make a new branch, add "create": true`, fault.Public(err))
 	}
-	from := ""
+	want.Ref = ""
 	if push.Base != "" {
-		from = "refs/heads/" + push.Base
+		want.Ref = "refs/heads/" + push.Base
 	}
-	base, err = remote.Snapshot(ctx, from, need)
+	base, err = w.Git.Fetch(ctx, remote, want)
 	return base, true, err
 }
 
-// need is what a push looks at of a tip.
-func (w *Worker) need(push *job.Push) Need {
+// want is what a push looks at of a tip, so that no more is read.
+func (w *Worker) want(push *job.Push) gitrepo.Want {
+	want := gitrepo.Want{Depth: 1, Push: !push.DryRun, MainBranch: asksForMain(push)}
 	if push.Recipe != nil {
-		return Need{Push: !push.DryRun, MainBranch: asksForMain(push)} // it may look at everything
+		return want // it may look at everything
 	}
 	depth := edit.TreeDepth(push.Changes, w.Limits)
 	if push.HasFile != "" && depth != 0 {
 		depth = max(depth, strings.Count(push.HasFile, "/")+1)
 	}
-	return Need{Sparse: true, TreeDepth: depth, Push: !push.DryRun, MainBranch: asksForMain(push)}
+	want.Sparse, want.TreeDepth = true, depth
+	return want
 }
 
 func (w *Worker) authorOf(j job.Job) job.Author {

@@ -78,7 +78,7 @@ func (w *Worker) try(ctx context.Context, j job.Job, do func(w *Worker, token fo
 	if err != nil {
 		return forge.OAuthToken{}, err
 	}
-	w.Recorder.TokenLife(j.Actor.Kind, token.ExpiresAt.Sub(w.Now()))
+	w.Recorder.TokenLife(string(j.Actor.Kind), token.ExpiresAt.Sub(w.Now()))
 	return token, do(w, token)
 }
 

@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/gitrepo"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/secret"
 	"github.com/gitsmith/gitsmith/internal/worker"
@@ -19,7 +19,7 @@ func named(text string, life time.Duration) forge.OAuthToken {
 	return forge.OAuthToken{Text: secret.New(text), ExpiresAt: now.Add(life)}
 }
 
-// guarded is a world whose git server refuses some tokens. It notes with which token each repository is opened.
+// guarded is a world whose git server refuses some tokens. It notes with which token each request is made.
 type guarded struct {
 	*world
 	refuses map[string]bool
@@ -29,16 +29,22 @@ type guarded struct {
 	markErr error
 }
 
-func (g *guarded) Open(installation string, repository bitbucket.Repository, token secret.Text) worker.Remote {
-	g.opened = append(g.opened, token.Reveal())
-	inner := g.world.Open(installation, repository, token)
-	if g.refuses[token.Reveal()] {
-		return failing{inner, fault.Wrapf(fault.Denied, fault.ErrTokenRefused, "refused")}
+func (g *guarded) Fetch(ctx context.Context, remote gitrepo.Remote, want gitrepo.Want) (worker.Snapshot, error) {
+	checkRemote(remote)
+	g.opened = append(g.opened, remote.Token.Reveal())
+	if g.refuses[remote.Token.Reveal()] {
+		return nil, fault.Wrapf(fault.Denied, fault.ErrTokenRefused, "refused")
 	}
 	if g.after != nil {
-		return failing{inner, g.after}
+		return nil, g.after
 	}
-	return inner
+	return g.world.Fetch(ctx, remote, want)
+}
+
+func (g *guarded) Push(ctx context.Context, remote gitrepo.Remote, spec gitrepo.PushSpec) error {
+	checkRemote(remote)
+	g.opened = append(g.opened, remote.Token.Reveal())
+	return g.world.Push(ctx, remote, spec)
 }
 
 func (g *guarded) TakeOther(ctx context.Context, installation string, actor forge.Actor, than forge.OAuthToken) (forge.OAuthToken, error) {
@@ -53,16 +59,6 @@ func (g *guarded) MarkRefused(ctx context.Context, installation string, actor fo
 		return g.markErr
 	}
 	return g.world.MarkRefused(ctx, installation, actor, token)
-}
-
-// failing is a remote that nothing can be read from.
-type failing struct {
-	worker.Remote
-	err error
-}
-
-func (f failing) Snapshot(context.Context, string, worker.Need) (worker.Snapshot, error) {
-	return nil, f.err
 }
 
 func (g *guarded) worker() *worker.Worker {
@@ -134,7 +130,7 @@ func TestRefusedTokenGivesWay(t *testing.T) {
 				t.Errorf("%v, want %s", err, tc.want)
 			}
 			if want := append([]string{"planted"}, tc.opened...); !slices.Equal(g.opened, want) {
-				t.Errorf("repositories were opened with %q, want %q", g.opened, want)
+				t.Errorf("the requests were made with %q, want %q", g.opened, want)
 			}
 			if !slices.Equal(g.marked, tc.marked) || g.known.refused != tc.refusals {
 				t.Errorf("marked are %q, and %d refusals are noted; want %q, %d", g.marked, g.known.refused, tc.marked, tc.refusals)

@@ -14,8 +14,7 @@ import (
 	"slices"
 
 	"github.com/gitsmith/gitsmith/internal/edit"
-	"github.com/gitsmith/gitsmith/internal/job"
-	"github.com/gitsmith/gitsmith/internal/worker"
+	"github.com/gitsmith/gitsmith/internal/gitrepo"
 )
 
 type snapshot struct {
@@ -89,37 +88,29 @@ func (s *snapshot) Changes(_ context.Context, dir string, _ edit.Limits) ([]edit
 }
 func (s *snapshot) Commit() string     { return s.commit }
 func (s *snapshot) Ref() string        { return s.ref }
-func (s *snapshot) Read() job.Read     { return "shallow" }
+func (s *snapshot) Way() gitrepo.Way   { return gitrepo.WayShallow }
 func (s *snapshot) MainBranch() string { return s.head }
 func (s *snapshot) Close() error       { s.closed++; return nil }
 
-func (s *snapshot) MadeBy(mark worker.Mark) (string, bool) {
+func (s *snapshot) MadeBy(mark gitrepo.Mark) (string, bool) {
 	return "c0", s.commit == "by-"+mark.Job || s.commit == mark.Intended
 }
 
-func (s *snapshot) Build(_ context.Context, changes []edit.FileChange, spec worker.CommitSpec) (worker.Commit, error) {
-	if spec.Mark.Job == "" || spec.Mark.Branch == "" || spec.Author.Name == "" || spec.Time.IsZero() {
+func (s *snapshot) Build(_ context.Context, changes []edit.FileChange, spec gitrepo.CommitSpec) (*gitrepo.Commit, error) {
+	if spec.Mark.Job == "" || spec.Mark.Branch == "" || spec.AuthorName == "" || spec.Time.IsZero() {
 		return nil, errors.New("the commit is not determined")
 	}
 	s.built = changes
-	return commit{"on-" + s.commit, len(changes) == 0}, nil
+	hash := "on-" + s.commit
+	return &gitrepo.Commit{Hash: hash, Tree: "tree-" + hash, Unchanged: len(changes) == 0}, nil
 }
 
-func (s *snapshot) Diff(_ context.Context, w io.Writer, changes []edit.FileChange, limit int) (worker.DiffStat, error) {
+func (s *snapshot) Diff(_ context.Context, w io.Writer, changes []edit.FileChange, limit int) (gitrepo.DiffStat, error) {
 	_, err := fmt.Fprintf(w, "diff of %d files within %d", len(changes), limit)
-	return worker.DiffStat{Files: len(changes), Added: 2, Removed: 1, Truncated: true}, err
+	return gitrepo.DiffStat{Files: len(changes), Added: 2, Removed: 1, Truncated: true}, err
 }
 
-func (s *snapshot) Archive(_ context.Context, w io.Writer, format job.Archive, _ []string) (int, error) {
-	_, err := io.WriteString(w, "archive "+string(format))
+func (s *snapshot) Archive(_ context.Context, w io.Writer, spec gitrepo.ArchiveSpec) (int, error) {
+	_, err := io.WriteString(w, "archive "+string(spec.Format))
 	return 3, err
 }
-
-type commit struct {
-	hash      string
-	unchanged bool
-}
-
-func (c commit) Hash() string    { return c.hash }
-func (c commit) Tree() string    { return "tree-" + c.hash }
-func (c commit) Unchanged() bool { return c.unchanged }

@@ -1,5 +1,5 @@
-// Package worker is the story of one job: its token, its repository, its git work, its result. What it needs from the outside
-// it declares as small interfaces; package app plugs the adapters in.
+// Package worker is the story of one job: its token, its repository, its git work, its result. It speaks gitrepo's, repolock's and
+// artifact's types. For everything that tests replace, it declares small interfaces.
 package worker
 
 import (
@@ -11,10 +11,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/gitsmith/gitsmith/internal/artifact"
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/gitrepo"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
@@ -62,109 +64,6 @@ type Installs interface {
 	RecentlyInstalled(ctx context.Context, installation string) (bool, error)
 }
 
-// Locker locks a repository for one push at a time; a Throttled fault where it is taken for long.
-type Locker interface {
-	Acquire(ctx context.Context, installation, repository string) (Lock, error)
-}
-
-// Lock is a held lock. Intents are what a push was about to do, written down before it; only the newest holder writes them.
-type Lock interface {
-	// Context ends, with a cause, when the lock is lost or the context given to Acquire ends.
-	Context() context.Context
-	Intent(ctx context.Context, jobID string) (intent Intent, found bool, err error)
-	SetIntent(ctx context.Context, jobID string, intent Intent) error
-	Release(ctx context.Context) error
-}
-
-// Intent is a push that was about to happen.
-type Intent struct {
-	Branch  string
-	Commit  string
-	Parent  string // what the commit builds on; empty for a repository's first
-	Created bool   // the branch was to be new
-	Changed int    // files
-}
-
-// Git opens repositories.
-type Git interface {
-	// Open takes the installation whose token it is: what is kept between jobs is kept for it alone.
-	Open(installation string, repository bitbucket.Repository, token secret.Text) Remote
-}
-
-// Remote is one repository at the server, by one actor's token.
-type Remote interface {
-	// Tip is the commit of a branch; found is false where the branch is not there.
-	Tip(ctx context.Context, branch string) (commit string, found bool, err error)
-	// Snapshot reads a ref's tip. An empty ref is HEAD; of an empty repository that is an empty snapshot. A NotFound fault
-	// where there is no such ref. What is still to come may arrive until ctx ends.
-	Snapshot(ctx context.Context, ref string, need Need) (Snapshot, error)
-	// Push makes commit the branch's tip where the tip is old ("" for a new branch), and looks afterwards whether it is.
-	// A Conflict fault where the tip is another.
-	Push(ctx context.Context, branch, old string, commit Commit) error
-	// FindJob looks among the commits of the mark's branch after since for the one that the job made.
-	FindJob(ctx context.Context, mark Mark, since string) (commit string, found bool, err error)
-}
-
-// Need is what a job needs of a tip, so that no more is read.
-type Need struct {
-	History   bool // all of it; else the commit alone
-	Sparse    bool // few of the files
-	TreeDepth int  // levels of directories, with Sparse; 0 is all of them
-	Push      bool // a push to the ref will follow
-
-	MainBranch bool // the name of the repository's main branch
-}
-
-// Mark identifies a job's own commits. That a message names the job proves nothing: the commit carries a code that proves that this
-// job, of the remote's installation, made it on its parent for its branch.
-type Mark struct {
-	Job      string
-	Branch   string // short name
-	Intended string // the commit that the job's intent names, which needs no proof; empty for none
-}
-
-// Snapshot is a tree that was read, and the place where new objects are built on it. Close removes what it holds on disk.
-type Snapshot interface {
-	edit.Source
-	Commit() string // empty in an empty repository
-	Ref() string    // full name, empty where a commit was asked for
-	Read() job.Read // how it was read, empty in an empty repository
-	// MainBranch is the short name of the branch that HEAD names; empty if the server did not say, or Need did not ask.
-	MainBranch() string
-	// MadeBy reports whether the tip is the commit that the job made, and that commit's parent.
-	MadeBy(mark Mark) (parent string, made bool)
-	Build(ctx context.Context, changes []edit.FileChange, spec CommitSpec) (Commit, error)
-	// Diff writes at most limit bytes of a unified diff of what changes make of the tree.
-	Diff(ctx context.Context, w io.Writer, changes []edit.FileChange, limit int) (DiffStat, error)
-	// Checkout writes all files into an empty folder; Changes finds in what such a folder differs by now.
-	Checkout(ctx context.Context, dir string) error
-	Changes(ctx context.Context, dir string, limits edit.Limits) ([]edit.FileChange, error)
-	Archive(ctx context.Context, w io.Writer, format job.Archive, paths []string) (files int, err error)
-	Close() error
-}
-
-// DiffStat is what a diff comes to, whether all of it was written or not.
-type DiffStat struct {
-	Files          int
-	Added, Removed int // lines
-	Truncated      bool
-}
-
-// CommitSpec is what a commit says beside its tree. The same spec on the same tree is the same commit.
-type CommitSpec struct {
-	Message string
-	Author  job.Author
-	Time    time.Time
-	Mark    Mark // identifies the commit later
-}
-
-// Commit is a commit that was built and not pushed yet.
-type Commit interface {
-	Hash() string
-	Tree() string
-	Unchanged() bool // its tree is its parent's
-}
-
 // Recipes are the commands that the operator registered by name. Check finds what is wrong with a name and its parameters; Run runs
 // the command in a folder that holds a repository's files.
 type Recipes interface {
@@ -172,9 +71,9 @@ type Recipes interface {
 	Run(ctx context.Context, name string, parameters map[string]string, dir string) error
 }
 
-// Artifacts keeps archives and diffs.
+// Artifacts keeps archives and diffs: an [artifact.Store].
 type Artifacts interface {
-	Put(ctx context.Context, key string, write func(io.Writer) error) (size int64, sha256 string, err error)
+	Put(ctx context.Context, key string, write func(io.Writer) error) (artifact.Written, error)
 }
 
 // REST is the part of Bitbucket's REST interface that jobs use.
@@ -183,10 +82,10 @@ type REST interface {
 	EnsurePullRequest(ctx context.Context, token secret.Text, repository bitbucket.Repository, spec bitbucket.PullRequestSpec) (bitbucket.PullRequest, error)
 }
 
-// Recorder counts what operators watch.
+// Recorder counts what operators watch, by the kind of a job's actor.
 type Recorder interface {
-	TokenLife(kind forge.ActorKind, left time.Duration)
-	ExpiredRejection(kind forge.ActorKind)
+	TokenLife(actor string, left time.Duration)
+	ExpiredRejection(actor string)
 }
 
 // Config is what a Worker is made of. Every field is required unless it says otherwise.
@@ -199,6 +98,7 @@ type Config struct {
 	Budget        Budget
 	Locker        Locker
 	Git           Git
+	Keyring       *secret.Keyring // makes and verifies the proofs that commits carry; nil: they carry none
 	Artifacts     Artifacts
 	Recipes       Recipes // nil where the operator has none: jobs that name one fail
 	REST          REST
@@ -253,7 +153,7 @@ func (w *Worker) WithToken(ctx context.Context, j job.Job, do func(token forge.O
 // withoutToken counts a job that had no token.
 func (w *Worker) withoutToken(j job.Job, err error) error {
 	if fault.KindOf(err) == fault.Expired {
-		w.Recorder.ExpiredRejection(j.Actor.Kind)
+		w.Recorder.ExpiredRejection(string(j.Actor.Kind))
 	}
 	return err
 }
@@ -305,10 +205,15 @@ func (w *Worker) work(ctx context.Context, j job.Job, token forge.OAuthToken, re
 	}
 	var cloned *job.CloneResult
 	err := w.budgeted(ctx, j, cloneRequests, func(ctx context.Context) (err error) {
-		cloned, err = w.clone(ctx, j, w.Git.Open(j.Installation, repository, token.Text))
+		cloned, err = w.clone(ctx, j, remoteOf(j, repository, token))
 		return err
 	})
 	return job.Result{Clone: cloned}, err
+}
+
+// remoteOf is the job's repository under its current name, with the token that opens it.
+func remoteOf(j job.Job, repository bitbucket.Repository, token forge.OAuthToken) gitrepo.Remote {
+	return gitrepo.Remote{Repository: repository, Token: token.Text, Installation: j.Installation}
 }
 
 // What a job asks of the git server where nothing comes in between.

@@ -13,11 +13,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/gitsmith/gitsmith/internal/artifact"
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/gitrepo"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/repolock"
 	"github.com/gitsmith/gitsmith/internal/secret"
 	"github.com/gitsmith/gitsmith/internal/worker"
 )
@@ -38,9 +41,9 @@ type world struct {
 	restErr   error
 
 	branches    map[string]string // branch -> commit
-	intents     map[string]worker.Intent
+	intents     map[string]repolock.Intent
 	found       string            // what FindJob finds
-	searched    worker.Mark       // what FindJob looked for last
+	searched    gitrepo.Mark      // what FindJob looked for last
 	head        string            // the branch that HEAD names, as snapshots say
 	files       map[string]string // of every commit
 	built       []edit.FileChange // what the last commit was built of
@@ -110,12 +113,12 @@ type heldLock struct {
 
 func (l *heldLock) Context() context.Context { return l.ctx }
 
-func (l *heldLock) Intent(_ context.Context, id string) (worker.Intent, bool, error) {
+func (l *heldLock) Intent(_ context.Context, id string) (repolock.Intent, bool, error) {
 	intent, found := l.intents[id]
 	return intent, found, nil
 }
 
-func (l *heldLock) SetIntent(_ context.Context, id string, intent worker.Intent) error {
+func (l *heldLock) SetIntent(_ context.Context, id string, intent repolock.Intent) error {
 	if l.intentErr != nil {
 		return l.intentErr
 	}
@@ -126,84 +129,84 @@ func (l *heldLock) SetIntent(_ context.Context, id string, intent worker.Intent)
 
 func (l *heldLock) Release(context.Context) error { l.calls = append(l.calls, "release"); return nil }
 
-func (w *world) Open(installation string, repository bitbucket.Repository, _ secret.Text) worker.Remote {
-	if installation == "" {
+// checkRemote: every repository is opened for an installation.
+func checkRemote(remote gitrepo.Remote) {
+	if remote.Installation != "i1" {
 		panic("a repository is opened for nobody")
 	}
-	return &remote{w, repository}
 }
 
-type remote struct {
-	*world
-	repository bitbucket.Repository
-}
-
-func (r *remote) Tip(_ context.Context, branch string) (string, bool, error) {
-	r.calls = append(r.calls, "tip "+branch)
-	tip, found := r.branches[branch]
+func (w *world) Tip(_ context.Context, remote gitrepo.Remote, branch string) (string, bool, error) {
+	checkRemote(remote)
+	w.calls = append(w.calls, "tip "+branch)
+	tip, found := w.branches[branch]
 	return tip, found, nil
 }
 
-func (r *remote) Snapshot(_ context.Context, ref string, need worker.Need) (worker.Snapshot, error) {
+func (w *world) Fetch(_ context.Context, remote gitrepo.Remote, want gitrepo.Want) (worker.Snapshot, error) {
+	checkRemote(remote)
 	var needs []string
-	for word, is := range map[string]bool{"history": need.History, "some": need.Sparse, "push": need.Push, "main": need.MainBranch} {
+	ref := want.Ref
+	for word, is := range map[string]bool{"history": want.Depth != 1, "some": want.Sparse, "push": want.Push, "main": want.MainBranch} {
 		if is {
 			needs = append(needs, word)
 		}
 	}
 	slices.Sort(needs)
-	r.treeDepth = need.TreeDepth
-	r.calls = append(r.calls, fmt.Sprintf("snapshot %s@%s of %s", ref, strings.Join(needs, "+"), r.repository))
-	if r.snapErr != nil {
-		return nil, r.snapErr
+	w.treeDepth = want.TreeDepth
+	w.calls = append(w.calls, fmt.Sprintf("snapshot %s@%s of %s", ref, strings.Join(needs, "+"), remote.Repository))
+	if w.snapErr != nil {
+		return nil, w.snapErr
 	}
 	if ref == "" {
 		ref = "refs/heads/main"
 	}
-	tip, found := r.branches[strings.TrimPrefix(ref, "refs/heads/")]
-	if !found && !r.unborn {
+	tip, found := w.branches[strings.TrimPrefix(ref, "refs/heads/")]
+	if !found && !w.unborn {
 		return nil, fault.Newf(fault.NotFound, "there is no branch %q", ref)
 	}
-	r.opened++
-	return &snapshot{r.world, ref, tip}, nil
+	w.opened++
+	return &snapshot{w, ref, tip}, nil
 }
 
-func (r *remote) Push(_ context.Context, branch, old string, commit worker.Commit) error {
-	r.calls = append(r.calls, fmt.Sprintf("push %s %q->%s", branch, old, commit.Hash()))
-	if r.cancel != nil {
-		r.branches[branch] = commit.Hash()
-		r.cancel(fault.Newf(fault.Canceled, "canceled"))
+func (w *world) Push(_ context.Context, remote gitrepo.Remote, spec gitrepo.PushSpec) error {
+	checkRemote(remote)
+	w.calls = append(w.calls, fmt.Sprintf("push %s %q->%s", spec.Branch, spec.Old, spec.Commit.Hash))
+	if w.cancel != nil {
+		w.branches[spec.Branch] = spec.Commit.Hash
+		w.cancel(fault.Newf(fault.Canceled, "canceled"))
 		return context.Canceled
 	}
-	if len(r.pushErrs) > 0 {
-		err := r.pushErrs[0]
-		r.pushErrs = r.pushErrs[1:]
+	if len(w.pushErrs) > 0 {
+		err := w.pushErrs[0]
+		w.pushErrs = w.pushErrs[1:]
 		if err != nil {
-			if len(r.moveTo) > 0 {
-				r.branches[branch], r.moveTo = r.moveTo[0], r.moveTo[1:]
+			if len(w.moveTo) > 0 {
+				w.branches[spec.Branch], w.moveTo = w.moveTo[0], w.moveTo[1:]
 			}
 			return err
 		}
 	}
-	r.branches[branch] = commit.Hash()
+	w.branches[spec.Branch] = spec.Commit.Hash
 	return nil
 }
 
-func (r *remote) FindJob(_ context.Context, mark worker.Mark, since string) (string, bool, error) {
-	r.calls = append(r.calls, "find since "+since)
-	r.searched = mark
-	return r.found, r.found != "", nil
+func (w *world) FindJob(_ context.Context, remote gitrepo.Remote, mark gitrepo.Mark, since string) (string, bool, error) {
+	checkRemote(remote)
+	w.calls = append(w.calls, "find since "+since)
+	w.searched = mark
+	return w.found, w.found != "", nil
 }
 
 // archives is the world's store of them.
 type archives struct{ *world }
 
-func (a archives) Put(_ context.Context, key string, write func(io.Writer) error) (int64, string, error) {
+func (a archives) Put(_ context.Context, key string, write func(io.Writer) error) (artifact.Written, error) {
 	var text strings.Builder
 	err := write(&text)
 	a.calls = append(a.calls, "artifact "+key)
 	a.kept[key] = text.String()
-	return int64(text.Len()), "digest", err
+	return artifact.Written{Size: int64(text.Len()), SHA256: "digest"}, err
 }
 
 func (w *world) Resolve(context.Context, secret.Text, bitbucket.Repository) (bitbucket.Info, error) {
@@ -217,8 +220,8 @@ func (w *world) EnsurePullRequest(_ context.Context, _ secret.Text, _ bitbucket.
 	return bitbucket.PullRequest{ID: 7, URL: "https://bitbucket.org/acme/web/pull-requests/7"}, w.restErr
 }
 
-func (w *world) TokenLife(forge.ActorKind, time.Duration) {}
-func (w *world) ExpiredRejection(forge.ActorKind)         { w.calls = append(w.calls, "expired") }
+func (w *world) TokenLife(string, time.Duration) {}
+func (w *world) ExpiredRejection(string)         { w.calls = append(w.calls, "expired") }
 
 func token(life time.Duration) forge.OAuthToken {
 	return forge.OAuthToken{Text: secret.New("t"), ExpiresAt: now.Add(life)}
@@ -227,7 +230,7 @@ func token(life time.Duration) forge.OAuthToken {
 func newWorld() *world {
 	return &world{
 		tokens: []forge.OAuthToken{token(time.Hour)}, branches: map[string]string{"main": "c1"}, head: "main",
-		intents: map[string]worker.Intent{}, known: known{names: map[string]bitbucket.Info{}},
+		intents: map[string]repolock.Intent{}, known: known{names: map[string]bitbucket.Info{}},
 		kept: map[string]string{}, files: map[string]string{"same": "x\n"},
 	}
 }
@@ -309,7 +312,7 @@ func TestPush(t *testing.T) {
 		"an earlier run pushed and died": {
 			world: func(w *world) {
 				w.branches["main"] = "on-c1"
-				w.intents["j1"] = worker.Intent{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1}
+				w.intents["j1"] = repolock.Intent{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1}
 			},
 			want:  job.PushResult{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1},
 			calls: `tip main, release`,
@@ -317,14 +320,14 @@ func TestPush(t *testing.T) {
 		"an earlier run pushed and others pushed on top": {
 			world: func(w *world) {
 				w.branches["main"], w.found = "c9", "on-c1"
-				w.intents["j1"] = worker.Intent{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1}
+				w.intents["j1"] = repolock.Intent{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1}
 			},
 			want:  job.PushResult{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1},
 			calls: `tip main, find since c1, release`,
 		},
 		"an earlier run died before its push": {
 			world: func(w *world) {
-				w.intents["j1"] = worker.Intent{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1}
+				w.intents["j1"] = repolock.Intent{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1}
 			},
 			want:  job.PushResult{Branch: "main", Commit: "on-c1", Parent: "c1", Changed: 1},
 			calls: `tip main, snapshot refs/heads/main@push+some of acme/web, intent on-c1, push main "c1"->on-c1, release`,

@@ -1,4 +1,4 @@
-package app
+package worker_test
 
 import (
 	"context"
@@ -21,8 +21,8 @@ func (c command) Run(ctx context.Context, _ string, _ map[string]string, dir str
 	return c(ctx, dir)
 }
 
-// TestRecipe: a command sees the tip with the declared changes, and what it leaves is committed as git would.
-func TestRecipe(t *testing.T) {
+// TestRecipeOnGit: a command sees the tip with the declared changes, and what it leaves is committed as git would.
+func TestRecipeOnGit(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, map[string]string{"a": "a\n", "old/x": "x\n", "moved": "m\n", ".gitignore": "*.log\n/out/\n"})
 	b.config.Recipes = command(func(_ context.Context, dir string) error {

@@ -1,4 +1,4 @@
-package app
+package worker_test
 
 import (
 	"context"
@@ -19,6 +19,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/gitrepo"
 	"github.com/gitsmith/gitsmith/internal/gitrepo/gittest"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/repolock"
 	"github.com/gitsmith/gitsmith/internal/secret"
 	"github.com/gitsmith/gitsmith/internal/worker"
 )
@@ -51,8 +52,8 @@ func (quiet) Pushed(context.Context, string, string) error            { return n
 func (quiet) Reserve(context.Context, string, int) error              { return nil }
 func (quiet) Spend(context.Context, string, int) error                { return nil }
 func (quiet) Exchange(context.Context) error                          { return nil }
-func (quiet) TokenLife(forge.ActorKind, time.Duration)                {}
-func (quiet) ExpiredRejection(forge.ActorKind)                        {}
+func (quiet) TokenLife(string, time.Duration)                         {}
+func (quiet) ExpiredRejection(string)                                 {}
 
 func (quiet) Acquire(ctx context.Context, _, _ string) (worker.Lock, error) {
 	return forgetful{ctx}, nil
@@ -62,11 +63,11 @@ type forgetful struct{ ctx context.Context } //nolint:containedctx // as a lock'
 
 func (f forgetful) Context() context.Context { return f.ctx }
 
-func (forgetful) Intent(context.Context, string) (worker.Intent, bool, error) {
-	return worker.Intent{}, false, nil
+func (forgetful) Intent(context.Context, string) (repolock.Intent, bool, error) {
+	return repolock.Intent{}, false, nil
 }
-func (forgetful) SetIntent(context.Context, string, worker.Intent) error { return nil }
-func (forgetful) Release(context.Context) error                          { return nil }
+func (forgetful) SetIntent(context.Context, string, repolock.Intent) error { return nil }
+func (forgetful) Release(context.Context) error                            { return nil }
 
 // bench is a worker before a real git server with acme/web.
 type bench struct {
@@ -110,8 +111,8 @@ func newBench(t *testing.T, files map[string]string) *bench {
 	}
 	t.Cleanup(func() { _ = store.Close() })
 	b := &bench{t: t, server: server, client: client, store: store, config: worker.Config{
-		Tokens: quiet{}, Installs: quiet{}, Installations: quiet{}, Impersonator: quiet{}, Names: quiet{}, Budget: quiet{}, Locker: quiet{},
-		REST: quiet{}, Recorder: quiet{}, Artifacts: artifactAdapter{store}, Logger: slog.New(slog.DiscardHandler),
+		Tokens: quiet{}, Installs: quiet{}, Installations: quiet{}, Impersonator: quiet{}, Names: quiet{}, Budget: quiet{}, Locker: quiet{}, Git: worker.NewGit(client),
+		REST: quiet{}, Recorder: quiet{}, Artifacts: store, Logger: slog.New(slog.DiscardHandler),
 		Limits: edit.DefaultLimits(), TokenMargin: time.Minute, ArtifactTTL: time.Hour, TempDir: client.TempFolder(),
 		Author: job.Author{Name: "Gitsmith", Email: "g@example.com"},
 	}}

@@ -1,10 +1,10 @@
-package app
+package worker_test
 
 import (
 	"testing"
 
 	"github.com/gitsmith/gitsmith/internal/job"
-	"github.com/gitsmith/gitsmith/internal/worker"
+	"github.com/gitsmith/gitsmith/internal/repolock"
 )
 
 // TestRepackBetweenAttempts: the server repacks between two attempts of a job whose first one pushed, and others push on top. A server
@@ -21,7 +21,7 @@ func TestRepackBetweenAttempts(t *testing.T) {
 				t.Parallel()
 				b := newBench(t, map[string]string{"a": "a\n", "dir/b": "b\n"})
 				b.git("config", "uploadpack.allowFilter", filter)
-				b.config.Locker = remembering{intents: map[string]worker.Intent{}}
+				b.config.Locker = remembering{intents: map[string]repolock.Intent{}}
 				push := job.Push{Branch: "main", Changes: put("a", "b\n")}
 				pushed := b.do("1", push)
 				b.git(repack...)

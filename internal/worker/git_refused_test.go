@@ -1,6 +1,7 @@
-package app
+package worker_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -81,7 +82,7 @@ func newRefusing(t *testing.T) *refusing {
 	if _, err := r.known.Touch(t.Context(), installation.Call{ID: "i"}); err != nil {
 		t.Fatal(err)
 	}
-	r.config.Git, r.config.REST, r.config.TempDir = gitAdapter{git, r.ring}, rest, git.TempFolder()
+	r.config.Git, r.config.Keyring, r.config.REST, r.config.TempDir = worker.NewGit(git), r.ring, rest, git.TempFolder()
 	r.config.Tokens, r.config.Installs, r.config.Installations, r.config.Names = r.vault, r.vault, r.known, r.known
 	return r
 }
@@ -147,13 +148,13 @@ func (r *refusing) run(id string, repository bitbucket.Repository) (job.Result, 
 	})
 }
 
-func named(slug string) bitbucket.Repository {
+func bySlug(slug string) bitbucket.Repository {
 	return bitbucket.Repository{Workspace: "acme", Slug: slug}
 }
 
 func (r *refusing) mustRun(id, slug string) {
 	r.t.Helper()
-	if _, err := r.run(id, named(slug)); err != nil {
+	if _, err := r.run(id, bySlug(slug)); err != nil {
 		r.t.Errorf("%s: %s", id, fault.Private(err))
 	}
 }
@@ -212,7 +213,7 @@ func TestBothRefused(t *testing.T) {
 	r.deliver("revoked", 1, false)
 	r.deliver("revoked too", 2, false)
 	for _, id := range []string{"one", "two"} {
-		if _, err := r.run(id, named("web")); fault.KindOf(err) != fault.Denied {
+		if _, err := r.run(id, bySlug("web")); fault.KindOf(err) != fault.Denied {
 			t.Errorf("%v, want it denied", err)
 		}
 		r.expectRefusals("revoked too for acme/web", "revoked for acme/web")
@@ -233,7 +234,7 @@ func TestMissingRepository(t *testing.T) {
 	r.deliver("before", 1, true)
 	r.deliver("current", 2, true)
 	for _, id := range []string{"one", "two"} {
-		if _, err := r.run(id, named("missing")); fault.KindOf(err) != fault.Denied {
+		if _, err := r.run(id, bySlug("missing")); fault.KindOf(err) != fault.Denied {
 			t.Errorf("%v, want it denied", err)
 		}
 		r.expectRefusals("current for acme/missing", "before for acme/missing")
@@ -263,7 +264,7 @@ func TestWorkersAtOnce(t *testing.T) {
 			id := fmt.Sprintf("%d-%d", round, i)
 			group.Go(func() { worker.mustRun(id, []string{"web", "api"}[i/2]) })
 			group.Go(func() {
-				if _, err := worker.run("missing-"+id, named("missing")); fault.KindOf(err) != fault.Denied {
+				if _, err := worker.run("missing-"+id, bySlug("missing")); fault.KindOf(err) != fault.Denied {
 					t.Errorf("%v, want it denied", err)
 				}
 			})
@@ -278,7 +279,7 @@ func TestWorkersAtOnce(t *testing.T) {
 // TestRefusedTokensStayOutOfTheLog, of which the texts are known.
 func TestRefusedTokensStayOutOfTheLog(t *testing.T) {
 	r := newRefusing(t)
-	var log shared
+	var log bytes.Buffer
 	r.config.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	r.deliver("canary-good", 1, true)
 	r.deliver("canary-planted", 4, false)

@@ -1,4 +1,4 @@
-package app
+package worker_test
 
 import (
 	"bytes"
@@ -8,11 +8,14 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/gitrepo/gittest"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
+	"github.com/gitsmith/gitsmith/internal/repolock"
 	"github.com/gitsmith/gitsmith/internal/secret"
 	"github.com/gitsmith/gitsmith/internal/worker"
 )
@@ -21,7 +24,7 @@ import (
 func (b *bench) sealedBy(names string) {
 	b.t.Helper()
 	if names == "" {
-		b.config.Git = gitAdapter{client: b.client}
+		b.config.Keyring = nil
 		return
 	}
 	var parts []string
@@ -32,7 +35,7 @@ func (b *bench) sealedBy(names string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.config.Git = gitAdapter{b.client, ring}
+	b.config.Keyring = ring
 }
 
 // copied makes someone else's commit on a branch, with git, under a message that is copied.
@@ -48,24 +51,24 @@ func (b *bench) copied(branch, message string) string {
 // remembering keeps intents.
 type remembering struct {
 	quiet
-	intents map[string]worker.Intent
+	intents map[string]repolock.Intent
 }
 
 type rememberingLock struct {
 	forgetful
-	intents map[string]worker.Intent
+	intents map[string]repolock.Intent
 }
 
 func (r remembering) Acquire(ctx context.Context, _, _ string) (worker.Lock, error) {
 	return rememberingLock{forgetful{ctx}, r.intents}, nil
 }
 
-func (l rememberingLock) Intent(_ context.Context, id string) (worker.Intent, bool, error) {
+func (l rememberingLock) Intent(_ context.Context, id string) (repolock.Intent, bool, error) {
 	intent, found := l.intents[id]
 	return intent, found, nil
 }
 
-func (l rememberingLock) SetIntent(_ context.Context, id string, intent worker.Intent) error {
+func (l rememberingLock) SetIntent(_ context.Context, id string, intent repolock.Intent) error {
 	l.intents[id] = intent
 	return nil
 }
@@ -105,7 +108,7 @@ func TestACopiedTrailerIsNoSuccess(t *testing.T) {
 	}
 
 	// The job was about to push, and somebody else pushed first.
-	locks := remembering{intents: map[string]worker.Intent{"2": {Branch: "main", Commit: strings.Repeat("1", 40), Parent: b.git("rev-parse", "main")}}}
+	locks := remembering{intents: map[string]repolock.Intent{"2": {Branch: "main", Commit: strings.Repeat("1", 40), Parent: b.git("rev-parse", "main")}}}
 	b.config.Locker = locks
 	b.copied("main", "Mine\n\nForge-Job: 2")
 	b.commit("main", "later")
@@ -131,7 +134,7 @@ func TestRotationBetweenAttempts(t *testing.T) {
 			t.Parallel()
 			b := newBench(t, map[string]string{"a": "a\n"})
 			if tc.intent {
-				b.config.Locker = remembering{intents: map[string]worker.Intent{}}
+				b.config.Locker = remembering{intents: map[string]repolock.Intent{}}
 			}
 			push := job.Push{Branch: "topic", Create: true, OnConflict: job.OnConflictFail, Changes: put("a", "b\n")}
 			b.sealedBy(tc.first)
@@ -159,7 +162,7 @@ func TestRotationBeforeThePush(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t, map[string]string{"a": "a\n"})
-			locks := remembering{intents: map[string]worker.Intent{}}
+			locks := remembering{intents: map[string]repolock.Intent{}}
 			b.config.Locker = locks
 			push := job.Push{Branch: "main", Changes: put("a", "b\n")}
 			first := b.do("1", push)
@@ -197,7 +200,7 @@ func (a arriving) Acquire(ctx context.Context, installation, repository string) 
 	return arrivingLock{lock, a}, err
 }
 
-func (a arrivingLock) SetIntent(ctx context.Context, id string, intent worker.Intent) error {
+func (a arrivingLock) SetIntent(ctx context.Context, id string, intent repolock.Intent) error {
 	_, err := gittest.Git(ctx, a.b.server.Path("acme/web"), nil, "update-ref", "refs/heads/main", a.commit)
 	return errors.Join(a.Lock.SetIntent(ctx, id, intent), err)
 }
@@ -216,5 +219,30 @@ func TestOwnCommitsAreLookedUp(t *testing.T) {
 	}
 	if event, err := forge.ParseEvent(body); err != nil || !event.MayBeOurs() {
 		t.Errorf("%t, %v", event.MayBeOurs(), err)
+	}
+}
+
+// TestRealLocks: the intent is kept by a real lock, one job at a time.
+func TestRealLocks(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, map[string]string{"a": "a\n"})
+	locks := worker.NewLocker(repolock.New(queuetest.Start(t).Client(), repolock.Options{Wait: time.Millisecond}))
+	b.config.Locker = locks
+	push := job.Push{Branch: "main", Changes: put("a", "b\n")}
+	pushed := b.do("1", push)
+	b.sealedBy("n") // so that the intent alone tells
+	if again := b.do("1", push); again.Commit != pushed.Commit || again.Unchanged {
+		t.Errorf("%+v, then %+v", pushed, again)
+	}
+	held, err := locks.Acquire(t.Context(), "i", "acme/web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = held.Release(context.WithoutCancel(t.Context())) }()
+	if lock, err := locks.Acquire(t.Context(), "i", "acme/web"); lock != nil || fault.KindOf(err) != fault.Throttled {
+		t.Errorf("a lock that is held: %v, %v", lock, err)
+	}
+	if _, err := b.try("2", push); fault.KindOf(err) != fault.Throttled {
+		t.Errorf("a job on a locked repository: %v", err)
 	}
 }
