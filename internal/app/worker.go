@@ -81,7 +81,7 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 		Logger: b.logger,
 	})
 	jobs := b.worker(settings, git, rest, recipes)
-	server := queue.NewServer(b.queue, b.serverConfig(settings, filled{jobs, b.filler(settings, rest, jobs)}, driver))
+	server := queue.NewServer(b.queue, b.serverConfig(settings, jobs, driver))
 	if err := server.Start(); err != nil {
 		return errors.Join(err, private.Close())
 	}
@@ -97,16 +97,20 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 }
 
 func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbucket.Client, recipes *recipe.Book) *worker.Worker {
-	return worker.New(worker.Config{
-		Tokens: b.vault, Installs: b.vault, Installations: b.installations, Names: b.installations,
+	content := &batch.Filler{Store: b.batches, Limits: jobLimits(settings.Common)}
+	jobs := worker.New(worker.Config{
+		Content: content,
+		Tokens:  b.vault, Installs: b.vault, Installations: b.installations, Names: b.installations,
 		Impersonator: forge.NewImpersonator(forge.ImpersonatorConfig{URL: settings.GraphQLURL, ContextID: settings.ContextID}),
 		Budget:       budget.New(b.redis, budget.Options{GitPerHour: settings.GitBudget, ExchangesPerMinute: exchangesPerMinute}),
 		Locker:       worker.NewLocker(b.locker(settings.Retention)), Git: worker.NewGit(git), Keyring: settings.Keyring,
-		Artifacts: b.artifacts, REST: rest, Recorder: b.metrics, Logger: b.logger,
+		Artifacts: b.artifacts, REST: rest, Recorder: b.metrics, Tracing: b.tracing, Logger: b.logger,
 		Limits: editLimits(settings.Common), TokenMargin: settings.TokenMargin, ArtifactTTL: settings.ArtifactTTL, MaxRepository: settings.MaxRepository,
 		TempDir: git.TempFolder(), Recipes: recipes,
 		Author: job.Author{Name: settings.AuthorName, Email: settings.AuthorEmail},
 	})
+	content.Describe = jobs.Describe // the filler asks with a token, and the worker has the tokens
+	return jobs
 }
 
 // recipes reads the file of commands that pushes may run; nil where there is none.
@@ -126,7 +130,7 @@ const exchangesPerMinute = 950
 
 func (b *base) serverConfig(settings config.Worker, processor queue.Processor, driver *batch.Driver) queue.ServerConfig {
 	return queue.ServerConfig{
-		Processor: traced{processor, b.tracing}, Concurrency: settings.Concurrency, JobTimeout: settings.JobTimeout, Grace: settings.Grace,
+		Processor: processor, Concurrency: settings.Concurrency, JobTimeout: settings.JobTimeout, Grace: settings.Grace,
 		TokenWait: settings.TokenWait,
 		Started: func(_ context.Context, j job.Job, waited time.Duration) {
 			b.metrics.JobStarted(string(j.Operation()), waited)
@@ -165,49 +169,6 @@ func (b *base) ended(ctx context.Context, j job.Job, end queue.End) {
 		attributes = append(attributes, slog.Duration(telemetry.KeyRetryAfter, end.Next))
 	}
 	b.logger.LogAttrs(telemetry.WithTrace(ctx, j.Trace.TraceID, j.Trace.SpanID), level, "job attempt", attributes...)
-}
-
-// traced goes on with the caller's trace while a job is done.
-type traced struct {
-	queue.Processor
-	tracing *telemetry.Tracing
-}
-
-func (t traced) Process(ctx context.Context, j job.Job) (job.Result, error) {
-	ctx = telemetry.WithTrace(ctx, j.Trace.TraceID, j.Trace.SpanID)
-	ctx, end := t.tracing.Start(ctx, "job "+string(j.Operation()), telemetry.SpanConsumer)
-	result, err := t.Processor.Process(ctx, j)
-	end(err)
-	return result, err
-}
-
-// filled gives a batch's jobs their content before they are done.
-type filled struct {
-	*worker.Worker
-	filler *batch.Filler
-}
-
-func (f filled) Process(ctx context.Context, j job.Job) (job.Result, error) {
-	if j.Batch.ID != "" {
-		var err error
-		if j, err = f.filler.Fill(ctx, j); err != nil {
-			return job.Result{}, err
-		}
-	}
-	return f.Worker.Process(ctx, j)
-}
-
-func (b *base) filler(settings config.Worker, rest *bitbucket.Client, jobs *worker.Worker) *batch.Filler {
-	return &batch.Filler{
-		Store: b.batches, Limits: jobLimits(settings.Common),
-		Describe: func(ctx context.Context, j job.Job) (details bitbucket.Details, err error) {
-			err = jobs.WithToken(ctx, j, func(token forge.OAuthToken) (err error) {
-				details, err = rest.Describe(ctx, token.Text, j.Repository)
-				return err
-			})
-			return details, err
-		},
-	}
 }
 
 // sweepArtifacts removes archives whose time is over, and what crashed writers left, until ctx ends.

@@ -48,7 +48,8 @@ func (a *attemptTokens) Put(ctx context.Context, installation string, actor forg
 	return stored, err
 }
 
-// withToken is [Worker.WithToken] for work that takes further tokens while it runs; it must take them through the worker passed to do.
+// withToken calls do with the token of the job's actor, and once more with the actor's other token if Bitbucket rejects the first. Work that
+// takes further tokens while it runs must take them through the worker passed to do.
 func (w *Worker) withToken(ctx context.Context, j job.Job, do func(w *Worker, token forge.OAuthToken) error) error {
 	tokens := &attemptTokens{Tokens: w.Tokens}
 	under := *w

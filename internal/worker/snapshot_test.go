@@ -100,7 +100,7 @@ func (s *snapshot) Build(_ context.Context, changes []edit.FileChange, spec gitr
 	if spec.Mark.Job == "" || spec.Mark.Branch == "" || spec.AuthorName == "" || spec.Time.IsZero() {
 		return nil, errors.New("the commit is not determined")
 	}
-	s.built = changes
+	s.built, s.message = changes, spec.Message
 	hash := "on-" + s.commit
 	return &gitrepo.Commit{Hash: hash, Tree: "tree-" + hash, Unchanged: len(changes) == 0}, nil
 }

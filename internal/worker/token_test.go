@@ -5,9 +5,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/secret"
 )
 
 // TestTokenRunsOutWhileItIsUsed: a refusal says something of the rights only where the token was alive.
@@ -29,12 +31,13 @@ func TestTokenRunsOutWhileItIsUsed(t *testing.T) {
 			t.Parallel()
 			w, clock := newWorld(), now
 			w.tokens = tc.tokens
+			w.describe = func(secret.Text) (bitbucket.Details, error) {
+				clock = clock.Add(tc.took)
+				return bitbucket.Details{}, fault.Wrapf(fault.Denied, fault.ErrTokenRefused, "refused")
+			}
 			under := w.worker()
 			under.Now = func() time.Time { return clock }
-			err := under.WithToken(t.Context(), pushJob(nil), func(forge.OAuthToken) error {
-				clock = clock.Add(tc.took)
-				return fault.Wrapf(fault.Denied, fault.ErrTokenRefused, "refused")
-			})
+			_, err := under.Describe(t.Context(), pushJob(nil))
 			var bounded *job.AttemptError
 			if fault.KindOf(err) != tc.want || w.known.refused != tc.refused || errors.As(err, &bounded) != tc.bounded {
 				t.Errorf("%s: %v, %d refusals noted", fault.KindOf(err), err, w.known.refused)

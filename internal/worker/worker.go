@@ -1,4 +1,4 @@
-// Package worker is the story of one job: its token, its repository, its git work, its result. It speaks gitrepo's, repolock's and
+// Package worker is the story of one job: its content, its token, its repository, its git work, its result. It speaks gitrepo's, repolock's and
 // artifact's types. For everything that tests replace, it declares small interfaces.
 package worker
 
@@ -19,6 +19,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/gitrepo"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/secret"
+	"github.com/gitsmith/gitsmith/internal/telemetry"
 )
 
 // Tokens is the vault. Take returns an actor's current OAuth token and TakeOther the one to use instead of a given token; both return an
@@ -76,8 +77,14 @@ type Artifacts interface {
 	Put(ctx context.Context, key string, write func(io.Writer) error) (artifact.Written, error)
 }
 
+// Content completes a batch's job with the push that the batch keeps for it. An Invalid fault ends the job.
+type Content interface {
+	Fill(ctx context.Context, j job.Job) (job.Job, error)
+}
+
 // REST is the part of Bitbucket's REST interface that jobs use.
 type REST interface {
+	Describe(ctx context.Context, token secret.Text, repository bitbucket.Repository) (bitbucket.Details, error)
 	Resolve(ctx context.Context, token secret.Text, repository bitbucket.Repository) (bitbucket.Info, error)
 	EnsurePullRequest(ctx context.Context, token secret.Text, repository bitbucket.Repository, spec bitbucket.PullRequestSpec) (bitbucket.PullRequest, error)
 }
@@ -90,6 +97,7 @@ type Recorder interface {
 
 // Config is what a Worker is made of. Every field is required unless it says otherwise.
 type Config struct {
+	Content       Content // nil where there are no batches: a job of one fails
 	Tokens        Tokens
 	Installs      Installs
 	Installations Installations
@@ -103,6 +111,7 @@ type Config struct {
 	Recipes       Recipes // nil where the operator has none: jobs that name one fail
 	REST          REST
 	Recorder      Recorder
+	Tracing       *telemetry.Tracing // nil records nothing
 	Logger        *slog.Logger
 
 	Limits        edit.Limits
@@ -128,13 +137,26 @@ func New(config Config) *Worker {
 	return &Worker{config}
 }
 
-// Process runs one attempt of a job: the token first, so that git is never touched without a live one; then the repository's
-// name; then the clone or the push. If Bitbucket rejects the token and the actor has another one, Process repeats the work once with
-// that, which is safe because work done twice has the effect of work done once. The error's kind says what becomes of the job; where a
-// token is at hand that nobody can renew it is a [job.AttemptError] that bounds retries by the token's life.
+// Process runs one attempt of a job, as part of its caller's trace. It loads the job's content, then takes the token, so that git is
+// never touched without a live one, then finds the repository's name, then does the clone or the push. If Bitbucket rejects the token
+// and the actor has another one, Process repeats the work once with that, which is safe because work done twice has the effect of work
+// done once. The error's kind says what becomes of the job; where a token is at hand that nobody can renew it is a [job.AttemptError]
+// that bounds retries by the token's life.
 func (w *Worker) Process(ctx context.Context, j job.Job) (job.Result, error) {
+	ctx = telemetry.WithTrace(ctx, j.Trace.TraceID, j.Trace.SpanID)
+	ctx, end := w.Tracing.Start(ctx, "job "+string(j.Operation()), telemetry.SpanConsumer)
+	result, err := w.attempt(ctx, j)
+	end(err)
+	return result, err
+}
+
+func (w *Worker) attempt(ctx context.Context, j job.Job) (job.Result, error) {
+	j, err := w.load(ctx, j)
+	if err != nil {
+		return job.Result{}, err
+	}
 	var result job.Result
-	err := w.withToken(ctx, j, func(w *Worker, token forge.OAuthToken) (err error) {
+	err = w.withToken(ctx, j, func(w *Worker, token forge.OAuthToken) (err error) {
 		result, err = w.run(ctx, j, token)
 		return err
 	})
@@ -144,10 +166,26 @@ func (w *Worker) Process(ctx context.Context, j job.Job) (job.Result, error) {
 	return result, nil
 }
 
-// WithToken calls do with the token of the job's actor, and once more with the actor's other token if Bitbucket rejects the first. Its
-// errors are as those of [Worker.Process].
-func (w *Worker) WithToken(ctx context.Context, j job.Job, do func(token forge.OAuthToken) error) error {
-	return w.withToken(ctx, j, func(_ *Worker, token forge.OAuthToken) error { return do(token) })
+// load completes a batch's job, which comes without its push: the batch keeps that once for all its jobs.
+func (w *Worker) load(ctx context.Context, j job.Job) (job.Job, error) {
+	switch {
+	case j.Batch.ID == "":
+		return j, nil
+	case w.Content == nil:
+		return job.Job{}, fault.Newf(fault.Internal, "load the content of a batch's job: this worker has no batches")
+	}
+	return w.Content.Fill(ctx, j)
+}
+
+// Describe looks up what Bitbucket says of the job's repository, with the token of the job's actor, and once more with the actor's other
+// token if Bitbucket rejects the first. Its errors are as those of [Worker.Process].
+func (w *Worker) Describe(ctx context.Context, j job.Job) (bitbucket.Details, error) {
+	var details bitbucket.Details
+	err := w.withToken(ctx, j, func(w *Worker, token forge.OAuthToken) (err error) {
+		details, err = w.REST.Describe(ctx, token.Text, j.Repository)
+		return err
+	})
+	return details, err
 }
 
 // withoutToken counts a job that had no token.

@@ -39,6 +39,7 @@ type world struct {
 	intentErr error
 	info      bitbucket.Info
 	restErr   error
+	describe  func(token secret.Text) (bitbucket.Details, error)
 
 	branches    map[string]string // branch -> commit
 	intents     map[string]repolock.Intent
@@ -47,6 +48,7 @@ type world struct {
 	head        string            // the branch that HEAD names, as snapshots say
 	files       map[string]string // of every commit
 	built       []edit.FileChange // what the last commit was built of
+	message     string            // its
 	checkoutErr error
 	treeDepth   int // of the last snapshot
 	pushErrs    []error
@@ -212,6 +214,10 @@ func (a archives) Put(_ context.Context, key string, write func(io.Writer) error
 func (w *world) Resolve(context.Context, secret.Text, bitbucket.Repository) (bitbucket.Info, error) {
 	w.resolved++
 	return w.info, w.restErr
+}
+
+func (w *world) Describe(_ context.Context, token secret.Text, _ bitbucket.Repository) (bitbucket.Details, error) {
+	return w.describe(token)
 }
 
 func (w *world) EnsurePullRequest(_ context.Context, _ secret.Text, _ bitbucket.Repository, spec bitbucket.PullRequestSpec) (bitbucket.PullRequest, error) {
