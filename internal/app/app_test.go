@@ -3,16 +3,12 @@ package app
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"io"
 	"strings"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/gitsmith/gitsmith/internal/bitbucket"
-	"github.com/gitsmith/gitsmith/internal/forge"
-	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
 
@@ -83,27 +79,5 @@ func TestMainArguments(t *testing.T) {
 	}
 	if !ran {
 		t.Error("without arguments the program does not run")
-	}
-}
-
-func TestDescribeShowsMetaOnly(t *testing.T) {
-	t.Parallel()
-	const private = "canary-private"
-	ring, err := secret.ParseKeyring("a:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, secret.KeySize)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	payload, err := job.Marshal(job.Job{
-		ID: "1", Installation: "i", Actor: forge.Actor{Kind: forge.ActorUser, Principal: "p"},
-		Repository: bitbucket.Repository{Workspace: "acme", Slug: "web"}, Push: &job.Push{Branch: "main", Message: private},
-	}, ring)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := describe(payload); !strings.HasPrefix(got, "push acme/web main as user") || strings.Contains(got, private) {
-		t.Error(got)
-	}
-	if got := describe([]byte(private)); strings.Contains(got, private) {
-		t.Error(got)
 	}
 }

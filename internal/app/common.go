@@ -19,7 +19,6 @@ import (
 	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/config"
 	"github.com/gitsmith/gitsmith/internal/installation"
-	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/ops"
 	"github.com/gitsmith/gitsmith/internal/queue"
 	"github.com/gitsmith/gitsmith/internal/repolock"
@@ -111,7 +110,7 @@ func (b *base) close() error {
 func (b *base) opsListener(ctx context.Context, address string, checks map[string]func(context.Context) error, dashboard ops.Dashboard) (*listener, error) {
 	stopping := make(chan struct{})
 	handler, err := ops.New(ops.Config{
-		Checks: checks, Metrics: b.metrics.Handler(), Redis: b.redis, Dashboard: dashboard, Describe: describe, Stopping: stopping,
+		Checks: checks, Metrics: b.metrics.Handler(), Redis: b.redis, Dashboard: dashboard, Describe: queue.Describe, Stopping: stopping,
 		Batches: b.batches, Logger: b.logger,
 	})
 	if err != nil {
@@ -120,23 +119,6 @@ func (b *base) opsListener(ctx context.Context, address string, checks map[strin
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 	server.RegisterOnShutdown(sync.OnceFunc(func() { close(stopping) }))
 	return bind(ctx, address, server)
-}
-
-// describe is what the dashboard shows of a task: its readable meta.
-func describe(payload []byte) string {
-	meta, err := job.ReadMeta(payload)
-	if err != nil {
-		return "a task that cannot be read"
-	}
-	where := meta.Branch
-	if meta.Operation == job.OperationClone {
-		where = meta.Ref
-	}
-	if where != "" {
-		where = " " + where
-	}
-	return fmt.Sprintf("%s %s%s as %s, asked for by %s at %s", meta.Operation, meta.Repository, where, meta.Actor.Kind, meta.Installation,
-		meta.CreatedAt.Format(time.RFC3339))
 }
 
 // serve runs everything until ctx ends or one part fails, and then the rest ends too.

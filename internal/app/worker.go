@@ -12,6 +12,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/budget"
 	"github.com/gitsmith/gitsmith/internal/config"
+	"github.com/gitsmith/gitsmith/internal/dispatch"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/gitrepo"
@@ -80,6 +81,8 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 		Store: b.batches, Queue: queue.NewClient(b.queue), Tokens: b.vault, Lister: rest, Workspaces: b.installations, TokenMargin: settings.TokenMargin,
 		Logger: b.logger,
 	})
+	tickets := queue.NewClient(b.queue)
+	dispatcher := dispatch.New(dispatch.Config{Ledger: tickets.Ledger, Tickets: tickets, Logger: b.logger})
 	jobs := b.worker(settings, git, rest, recipes)
 	server := queue.NewServer(b.queue, b.serverConfig(settings, jobs, driver))
 	if err := server.Start(); err != nil {
@@ -89,7 +92,7 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 		listening(Addresses{Ops: private.Addr().String()})
 	}
 	b.logger.InfoContext(ctx, "the worker takes jobs", slog.Int(telemetry.KeyCount, settings.Concurrency), slog.String("ops_address", private.Addr().String()))
-	return serve(ctx, private.serve, b.sweepArtifacts(settings.ArtifactTTL), b.newHousekeeping(git).run, driver.Run, func(ctx context.Context) error {
+	return serve(ctx, private.serve, b.sweepArtifacts(settings.ArtifactTTL), b.newHousekeeping(git).run, dispatcher.Run, driver.Run, func(ctx context.Context) error {
 		<-ctx.Done()
 		server.Stop()
 		return nil

@@ -25,8 +25,8 @@ var layers = [][]string{
 	{"internal/config", "internal/edit", "internal/forge", "internal/bitbucket"},
 	{"internal/job"},
 	{"internal/installation", "internal/rule", "internal/budget", "internal/batch", "internal/repolock", "internal/artifact", "internal/gitrepo"},
-	{"internal/intake"},
-	{"internal/vault", "internal/spool", "internal/recipe", "internal/queue", "internal/receiver", "internal/worker", "internal/ops"},
+	{"internal/intake", "internal/ledger"},
+	{"internal/vault", "internal/spool", "internal/recipe", "internal/queue", "internal/dispatch", "internal/receiver", "internal/worker", "internal/ops"},
 	{"internal/app"},
 	{"cmd/api", "cmd/worker", "cmd/sandbox", "internal/bench", "internal/systemtest", "internal/archtest", "deploy"},
 }
@@ -68,7 +68,7 @@ var libraries = map[string][]string{
 	"github.com/labstack/echo":        {"internal/receiver"},
 	"github.com/prometheus/":          {"internal/telemetry"},
 	"github.com/redis/go-redis": {
-		"internal/pipeline", "internal/vault", "internal/repolock", "internal/queue", "internal/installation", "internal/budget", "internal/batch", "internal/ops", "internal/app",
+		"internal/pipeline", "internal/vault", "internal/repolock", "internal/queue", "internal/installation", "internal/budget", "internal/batch", "internal/ledger", "internal/ops", "internal/app",
 		"internal/queue/queuetest",
 	},
 	"go.opentelemetry.io/": {"internal/telemetry"},

@@ -474,10 +474,7 @@ func itemOf(kept entry, state ItemState, status job.Status) Item {
 		return item
 	}
 	item.Job, item.Branch, item.Attempts, item.StartedAt, item.EndedAt = status.ID, status.Branch, status.Attempts, status.StartedAt, status.EndedAt
-	item.Task = status.ID
-	if status.Generation > 0 {
-		item.Task += "." + strconv.Itoa(status.Generation)
-	}
+	item.Task = status.Ticket
 	if state != Succeeded && state != Unchanged && state != Skipped {
 		item.Failure = status.Failure
 	}

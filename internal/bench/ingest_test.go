@@ -23,6 +23,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 const (
@@ -227,7 +228,7 @@ func (in *intake) redisCPU() time.Duration {
 func (in *ingest) fill(to *intake) {
 	in.tb.Helper()
 	const batch = 5_000
-	queue := "asynq:{" + string(job.ClassEvent) + "}:"
+	queue := "asynq:{" + keyspace.Queue(string(job.ClassEvent)) + "}:"
 	content := bytes.Repeat([]byte{'x'}, in.payload)
 	later := float64(time.Now().Add(24 * time.Hour).Unix())
 	for done := 0; done < manyWaiting; done += batch {

@@ -282,6 +282,7 @@ type Status struct {
 	Rule       string // that made it of an event
 	Batch      string // that it is part of
 	Generation int
+	Ticket     string // the newest ticket's id, for operators; empty before the job was ever queued
 	CreatedAt  time.Time
 	StartedAt  time.Time // of the last attempt; zero before the first
 	EndedAt    time.Time // zero while it has not ended

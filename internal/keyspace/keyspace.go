@@ -5,11 +5,14 @@
 // together with an installation's.
 package keyspace
 
-import "strings"
+import (
+	"hash/fnv"
+	"strconv"
+	"strings"
+)
 
 // Keys that are about all installations.
 const (
-	Parked        = "gitsmith:parked"         // set of the installations that have parked jobs
 	ActiveBatches = "gitsmith:batches:active" // sorted set of the batches that have not ended, by when one was last asked for
 	RecentBatches = "gitsmith:batches:recent" // sorted set of the newest batches, by creation time
 	Scheduled     = "gitsmith:scheduled"      // sorted set of the installations, by their last scheduled trigger
@@ -17,7 +20,6 @@ const (
 	Removed       = "gitsmith:removed"        // sorted set of the installations, by when the app was removed
 	Erased        = "gitsmith:erased"         // sorted set of the installations, by when their data was erased
 	Quarantine    = "gitsmith:quarantine"     // list of the newest tasks that could not be decoded
-	Lost          = "gitsmith:lost"           // set of the jobs whose task is lost, until they have ended
 	Writable      = "gitsmith:writable"       // written and deleted to see whether Redis takes writes
 	Exchanges     = "gitsmith:exchanges"      // budget of token exchanges; redis_rate puts "rate:" before it
 )
@@ -28,13 +30,63 @@ const (
 	BatchChannel  = "gitsmith:batches:wake" // batches that can advance at once
 )
 
-// WritableOf is Writable on the master of a Cluster that holds the queue of the class.
-func WritableOf(class string) string { return "gitsmith:{" + class + "}:writable" }
+// Queue is the name of asynq's queue for the tickets of a class. Versions whose tasks held the jobs themselves used the class's name.
+func Queue(class string) string { return "jobs-" + class }
+
+// Shards is how many parts the set of live installations has, so that several processes can look at it without meeting.
+const Shards = 8
+
+// Live is a sorted set of the installations of a shard that have jobs which have not ended, by when somebody is to look at them.
+func Live(shard int) string { return "gitsmith:live:" + strconv.Itoa(shard) }
+
+// Lease names the process that looks at the installations of a shard.
+func Lease(shard int) string { return "gitsmith:lease:" + strconv.Itoa(shard) }
+
+// ShardOf is the shard of an installation.
+func ShardOf(installation string) int {
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(installation)) // it never fails
+	return int(sum.Sum32() % Shards)
+}
+
+// WritableOf is Writable on the master of a Cluster that holds the queue.
+func WritableOf(queue string) string { return "gitsmith:{" + queue + "}:writable" }
+
+// names are how the keys that scripts make themselves are called behind the installation's prefix. One that ends with a colon is
+// followed by what the key is about.
+var names = map[string]string{
+	"job":     "job:",
+	"payload": "payload:",
+	"jobs":    "jobs",
+	"asleep":  "asleep",
+	"wakes":   "wakes",
+	"woken":   "woken",
+	"held":    "held:",
+	"line":    "line:",
+	"due":     "due",
+	"newest":  "newest:",
+	"gone":    "gone",
+	"batches": "batches",
+	"batch":   "batch:",
+}
+
+// Name is how a key is called behind its installation's prefix, for scripts, which make keys from both. It panics for one that is not
+// there.
+func Name(what string) string {
+	name, found := names[what]
+	if !found {
+		panic("keyspace: there is no key " + what)
+	}
+	return name
+}
 
 // Installation is an installation's id, from which its keys are made.
 type Installation string
 
 func (i Installation) key(name string) string { return "gitsmith:{" + string(i) + "}:" + name }
+
+// Prefix is what the installation's keys begin with. It is no key; scripts take it for one, so that a Cluster finds their node.
+func (i Installation) Prefix() string { return i.key("") }
 
 // Owns reports whether the key has the installation as hash tag, be it a key of this package or one that redis_rate made of it.
 func (i Installation) Owns(key string) bool {
@@ -59,7 +111,7 @@ func (i Installation) Pattern() string {
 func (i Installation) Record() string { return i.key("installation") }
 
 // Gone is there while nothing may be kept or queued for the installation, because the app was removed.
-func (i Installation) Gone() string { return i.key("gone") }
+func (i Installation) Gone() string { return i.key(names["gone"]) }
 
 // Installed is there for a while after an install or an upgrade.
 func (i Installation) Installed() string { return i.key("installed") }
@@ -89,7 +141,7 @@ func (i Installation) Name(uuid string) string { return i.key("name:" + uuid) }
 func (i Installation) NearLimit() string { return i.key("near_limit") }
 
 // Job is a hash: a job's record.
-func (i Installation) Job(id string) string { return i.key("job:" + id) }
+func (i Installation) Job(id string) string { return i.key(names["job"] + id) }
 
 // JobOf is the installation and the id of the job whose record the key is.
 func JobOf(key string) (installation, id string) {
@@ -97,32 +149,55 @@ func JobOf(key string) (installation, id string) {
 	return installation, id
 }
 
+// InstallationOf is the installation that a key belongs to, empty for one that belongs to none.
+func InstallationOf(key string) string {
+	_, rest, _ := strings.Cut(key, "{")
+	installation, _, found := strings.Cut(rest, "}:")
+	if !found {
+		return ""
+	}
+	return installation
+}
+
+// LivePatterns are globs for SCAN: an installation that has a job which has not ended has a key that matches.
+func LivePatterns() []string {
+	all := Installation("*")
+	return []string{all.Due(), all.Held("*"), all.Line("*")}
+}
+
 // Payload is what a job that ended without success was asked to do, sealed.
-func (i Installation) Payload(job string) string { return i.key("payload:" + job) }
+func (i Installation) Payload(job string) string { return i.key(names["payload"] + job) }
 
 // Jobs is a sorted set of the jobs, by creation time.
-func (i Installation) Jobs() string { return i.key("jobs") }
+func (i Installation) Jobs() string { return i.key(names["jobs"]) }
 
-// Waiting is a sorted set of the jobs that wait for a token.
-func (i Installation) Waiting() string { return i.key("waiting") }
+// Asleep is a sorted set of the jobs that wait for a token, by creation time.
+func (i Installation) Asleep() string { return i.key(names["asleep"]) }
 
-// Wakes counts how often the waiting jobs were woken.
-func (i Installation) Wakes() string { return i.key("wakes") }
+// Wakes counts how often the jobs that wait for a token were to be woken.
+func (i Installation) Wakes() string { return i.key(names["wakes"]) }
 
-// Slots is a sorted set of the class's jobs that are queued or running.
-func (i Installation) Slots(class string) string { return i.key("slots:" + class) }
+// Woken is the count of wakes up to which the jobs that wait were queued.
+func (i Installation) Woken() string { return i.key(names["woken"]) }
 
-// Parked is a sorted set of the class's jobs that have no slot yet.
-func (i Installation) Parked(class string) string { return i.key("parked:" + class) }
+// Held is a sorted set of the class's jobs that hold a slot: of those that have not begun by when their ticket was issued, of the others
+// infinite.
+func (i Installation) Held(class string) string { return i.key(names["held"] + class) }
+
+// Line is a sorted set of the class's jobs that have no slot yet, by creation time.
+func (i Installation) Line(class string) string { return i.key(names["line"] + class) }
+
+// Due is a sorted set of the jobs that run, by when their lease runs out, and of those that were put off, by when they are to be looked at.
+func (i Installation) Due() string { return i.key(names["due"]) }
 
 // Newest names the newest event's job among those that replace each other.
-func (i Installation) Newest(what string) string { return i.key("newest:" + what) }
+func (i Installation) Newest(what string) string { return i.key(names["newest"] + what) }
 
 // Batches is a sorted set of the batches, by creation time.
-func (i Installation) Batches() string { return i.key("batches") }
+func (i Installation) Batches() string { return i.key(names["batches"]) }
 
 // Batch is a batch's keys.
-func (i Installation) Batch(id string) Batch { return Batch(i.key("batch:" + id)) }
+func (i Installation) Batch(id string) Batch { return Batch(i.key(names["batch"] + id)) }
 
 // Repository is a repository's keys. name is what the job calls it.
 func (i Installation) Repository(name string) Repository {

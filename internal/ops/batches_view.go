@@ -12,6 +12,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
 
@@ -284,7 +285,7 @@ func newItemView(item batch.Item) itemView {
 		view.Took = span(item.EndedAt.Sub(item.StartedAt))
 	}
 	if item.Job != "" {
-		view.TaskHref = dashboardRoot + "/queues/" + string(job.ClassBatch) + "/tasks/" + url.PathEscape(cmp.Or(item.Task, item.Job))
+		view.TaskHref = dashboardRoot + "/queues/" + keyspace.Queue(string(job.ClassBatch)) + "/tasks/" + url.PathEscape(cmp.Or(item.Task, item.Job))
 	}
 	return view
 }

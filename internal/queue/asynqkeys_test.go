@@ -3,8 +3,7 @@ package queue_test
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,10 +22,10 @@ func (b *bundle) archive(name string, count int, at time.Time) {
 	pipeline := b.redis.Pipeline()
 	for i := range count {
 		id := fmt.Sprint(name, "-", i)
-		pipeline.HSet(ctx, "asynq:{interactive}:t:"+id, "msg", "\x0a\x03job\x12\x02{}\x1a"+string(rune(len(id)))+id+"\x22\x0binteractive", "state", "archived")
-		pipeline.ZAdd(ctx, "asynq:{interactive}:archived", redis.Z{Score: float64(at.Unix()), Member: id})
+		pipeline.HSet(ctx, "asynq:{jobs-interactive}:t:"+id, "msg", "\x0a\x03job\x12\x02{}\x1a"+string(rune(len(id)))+id+"\x22\x10jobs-interactive", "state", "archived")
+		pipeline.ZAdd(ctx, "asynq:{jobs-interactive}:archived", redis.Z{Score: float64(at.Unix()), Member: id})
 	}
-	pipeline.SAdd(ctx, "asynq:queues", "interactive")
+	pipeline.SAdd(ctx, "asynq:queues", tickets)
 	if _, err := pipeline.Exec(ctx); err != nil {
 		b.t.Fatal(err)
 	}
@@ -47,8 +46,8 @@ func TestArchiveIsTrimmed(t *testing.T) {
 			})
 			b.await("j1", job.Failed)
 			b.taskState("j1", asynq.TaskStateArchived)
-			left := b.redis.ZCard(t.Context(), "asynq:{interactive}:archived").Val()
-			tasks, err := b.redis.Keys(t.Context(), "asynq:{interactive}:t:*").Result()
+			left := b.redis.ZCard(t.Context(), "asynq:{jobs-interactive}:archived").Val()
+			tasks, err := b.redis.Keys(t.Context(), "asynq:{jobs-interactive}:t:*").Result()
 			if left > tc.most || int64(len(tasks)) != left || err != nil {
 				t.Errorf("%d tasks in the archive, %d in Redis (%v)", left, len(tasks), err)
 			}
@@ -80,81 +79,113 @@ func (b *bundle) healthy() {
 // TestQueuesAreNamedAgain although asynq's client names a queue once in its life.
 func TestQueuesAreNamedAgain(t *testing.T) {
 	onBoth(t, func(t *testing.T, b *bundle) {
-		server := b.serve(queue.ServerConfig{}, succeed)
+		b.serve(queue.ServerConfig{}, succeed)
 		b.enqueue(aJob("j1"))
 		b.await("j1", job.Succeeded)
 		b.redis.Del(t.Context(), "asynq:queues")
-		server.Sweep(t.Context())
+		b.repair()
 		b.healthy()
 	})
 }
 
-// TestTaskIsGone: a job whose task Redis has lost, or returns as something else, ends as failed wherever it stood; others do not notice.
-func TestTaskIsGone(t *testing.T) {
+// TestAsynqLosesTickets of jobs wherever they stand: each gets another one and is done, once. Others do not notice.
+func TestAsynqLosesTickets(t *testing.T) {
 	for name, limit := range map[string]int{"without a cap": 0, "capped": 3} {
 		t.Run(name, func(t *testing.T) {
-			onEach(t, func(t *testing.T, b *bundle) {
-				b.capped(limit)
-				first := b.serve(queue.ServerConfig{}, func(context.Context, job.Job) (job.Result, error) {
-					return job.Result{}, fault.Newf(fault.Unavailable, "not now")
+			t.Parallel()
+			for fault, lose := range map[string]func(t *testing.T, b *bundle){
+				"tasks": func(t *testing.T, b *bundle) {
+					t.Helper()
+					for _, id := range []string{"retrying.0.0", "lost.0.0"} {
+						b.redis.Del(t.Context(), "asynq:{jobs-interactive}:t:"+id)
+					}
+					b.redis.HSet(t.Context(), "asynq:{jobs-interactive}:t:damaged.0.0", "msg", "\xff")
+				},
+				"everything": func(t *testing.T, b *bundle) {
+					t.Helper()
+					keys := b.redis.Keys(t.Context(), "asynq:*").Val()
+					if len(keys) < 6 {
+						t.Errorf("there are only %q", keys)
+					}
+					for _, key := range keys { // a cluster takes one at a time
+						b.redis.Del(t.Context(), key)
+					}
+				},
+			} {
+				t.Run(fault, func(t *testing.T) {
+					t.Parallel()
+					onEach(t, func(t *testing.T, b *bundle) { asynqLoses(t, b, limit, lose) })
 				})
-				b.enqueue(aJob("retrying"))
-				b.await("retrying", job.Retrying)
-				b.taskState("retrying", asynq.TaskStateRetry)
-				first.Stop()
-				b.enqueue(aJob("lost"), aJob("damaged"), aJob("kept"))
-				b.enqueue(aJob("parked"), aJob("parked-and-lost")) // where there is a cap
-				ctx := t.Context()
-				for _, id := range []string{"retrying", "lost", "parked-and-lost"} {
-					b.redis.Del(ctx, "asynq:{interactive}:t:"+id)
-				}
-				b.redis.HSet(ctx, "asynq:{interactive}:t:damaged", "msg", "\xff")
-				if _, err := b.client.Depths(ctx); err != nil {
-					t.Errorf("metrics: %v", err)
-				}
-				server := b.serve(queue.ServerConfig{}, succeed)
-				for _, id := range []string{"kept", "parked"} {
-					b.await(id, job.Succeeded)
-				}
-				for _, id := range []string{"retrying", "lost", "damaged", "parked-and-lost"} {
-					eventually(t, func() error {
-						server.Sweep(ctx)
-						status, err := b.client.Get(ctx, installation, id)
-						if err == nil && (status.State != job.Failed || !strings.Contains(status.Failure.Detail, "ask for it again")) {
-							err = fmt.Errorf("%s is %s: %+v", id, status.State, status.Failure)
-						}
-						return err
-					})
-				}
-				slots, err := b.redis.ZRange(ctx, "gitsmith:{"+installation+"}:slots:interactive", 0, -1).Result()
-				if len(slots) > 0 || err != nil {
-					t.Errorf("slots of %q: %v", slots, err)
-				}
-				aside := b.redis.LRange(ctx, quarantineKey, 0, -1).Val()
-				if !slices.Contains(aside, "interactive retrying ") || !slices.Contains(aside, "interactive damaged \xff") {
-					t.Errorf("in quarantine: %q", aside)
-				}
-				b.healthy()
-			})
+			}
 		})
 	}
 }
 
-// TestRunningWithoutItsTask: an attempt whose task is lost goes on and ends its job.
+func asynqLoses(t *testing.T, b *bundle, limit int, lose func(t *testing.T, b *bundle)) {
+	t.Helper()
+	b.capped(limit)
+	first := b.serve(queue.ServerConfig{}, func(context.Context, job.Job) (job.Result, error) {
+		return job.Result{}, fault.Newf(fault.Unavailable, "not now")
+	})
+	b.enqueue(aJob("retrying"))
+	b.await("retrying", job.Retrying)
+	b.taskState("retrying", asynq.TaskStateRetry)
+	first.Stop()
+	b.enqueue(aJob("lost"), aJob("damaged"), aJob("kept"), aJob("in-line-1"), aJob("in-line-2"))
+	lose(t, b)
+	if _, err := b.client.Depths(t.Context()); err != nil {
+		t.Errorf("metrics: %v", err)
+	}
+	var mutex sync.Mutex
+	ran := map[string]int{}
+	b.serve(queue.ServerConfig{}, func(ctx context.Context, j job.Job) (job.Result, error) {
+		mutex.Lock()
+		defer mutex.Unlock()
+		ran[j.ID]++
+		return succeed(ctx, j)
+	})
+	for _, id := range []string{"kept", "in-line-1", "in-line-2", "retrying", "lost", "damaged"} {
+		eventually(t, func() error {
+			b.repair()
+			b.look(time.Minute)
+			status, err := b.client.Get(t.Context(), installation, id)
+			if err == nil && status.State != job.Succeeded {
+				err = fmt.Errorf("%s is %s: %+v", id, status.State, status.Failure)
+			}
+			return err
+		})
+	}
+	mutex.Lock()
+	defer mutex.Unlock()
+	if len(ran) != 6 {
+		t.Errorf("%v", ran)
+	}
+	for id, times := range ran {
+		if times != 1 {
+			t.Errorf("%s ran %d times", id, times)
+		}
+	}
+	if held, err := b.redis.ZRange(t.Context(), heldKey, 0, -1).Result(); len(held) > 0 || err != nil {
+		t.Errorf("slots of %q: %v", held, err)
+	}
+	b.healthy()
+}
+
+// TestRunningWithoutItsTask: an attempt whose ticket is lost goes on and ends its job.
 func TestRunningWithoutItsTask(t *testing.T) {
 	onBoth(t, func(t *testing.T, b *bundle) {
 		b.capped(1)
 		lost := make(chan struct{})
-		server := b.serve(queue.ServerConfig{}, func(ctx context.Context, j job.Job) (job.Result, error) {
+		b.serve(queue.ServerConfig{}, func(ctx context.Context, j job.Job) (job.Result, error) {
 			<-lost
 			return succeed(ctx, j)
 		})
 		b.enqueue(aJob("j1"))
 		b.await("j1", job.Running)
-		b.redis.Del(t.Context(), "asynq:{interactive}:t:j1")
-		server.Sweep(t.Context())
-		if status, err := b.client.Get(t.Context(), installation, "j1"); err != nil || status.State != job.Running {
-			t.Errorf("%+v %v", status, err)
+		b.redis.Del(t.Context(), "asynq:{jobs-interactive}:t:j1.0.0")
+		b.repair()
+		if n := b.look(0); n != 0 {
+			t.Errorf("%d tickets for a job that runs", n)
 		}
 		close(lost)
 		b.await("j1", job.Succeeded)

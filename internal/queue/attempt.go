@@ -2,72 +2,117 @@ package queue
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime/debug"
 	"strconv"
 	"time"
 
 	"github.com/hibiken/asynq"
 
-	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
-	"github.com/gitsmith/gitsmith/internal/keyspace"
+	"github.com/gitsmith/gitsmith/internal/ledger"
+	"github.com/gitsmith/gitsmith/internal/secret"
 )
 
-// run is one delivery of a job's task.
+// run is one delivery of a ticket.
 type run struct {
-	job     job.Job
-	payload []byte
-	cancel  context.CancelCauseFunc
-	opening // written under Server.mu
+	ticket ledger.Ticket
+	job    job.Job // and at: zero until the attempt has begun; written under Server.mu
+	at     ledger.Attempt
+	cancel context.CancelCauseFunc
 }
 
-// opening is what a job's record says at the beginning of an attempt.
-type opening struct {
-	attempt
-	begun int       // attempts that began without an end, this one included
-	due   time.Time // when it was to begin
-	fence string    // which attempt it is, of all; empty for whichever, "none" for a job without one
-	wakes string    // how often the installation's waiting jobs had been woken
-}
+// unknownLooks is how often a ticket's record is looked for that is not there yet, which comes with the next command of whoever issued it.
+const (
+	unknownLooks = 2
+	unknownPause = 50 * time.Millisecond
+)
 
-// handle is one delivery of a task.
+// handle is one delivery of a ticket.
 func (s *Server) handle(ctx context.Context, task *asynq.Task) error {
+	t, err := readTicket(task.Payload())
+	if err != nil {
+		s.Logger.ErrorContext(ctx, "a task that is no ticket is archived", slog.String("error", fault.Private(err)))
+		return fmt.Errorf("%s: %w", fault.Public(err), asynq.SkipRetry)
+	}
 	if !s.takeSlot(ctx) {
-		return &again{outcome{after: time.Second, detail: "the worker has no free slot; another one may take the job up"}}
+		return &again{after: time.Second, detail: "the worker has no free slot; another one may take the job up"}
 	}
 	defer func() { <-s.slots }()
-	j, err := job.Unmarshal(task.Payload(), s.Keyring)
-	if err != nil {
-		return s.undecodable(ctx, task, err)
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r := &run{job: j, payload: task.Payload(), cancel: cancel}
+	r := &run{ticket: t, job: outline(t), cancel: cancel}
 	defer s.cancelable(r)() // before it begins: from then on a caller who cancels counts on it
 
-	verdict, opened, err := s.begin(ctx, j)
+	begun, err := s.begin(ctx, t)
+	if err != nil {
+		return &again{after: time.Second, detail: fault.Public(err)}
+	}
+	s.client.issueLater(ctx, begun.Tickets)
+	switch begun.Verdict {
+	case ledger.Run:
+		return s.open(ctx, r, begun)
+	case ledger.Early:
+		return &again{after: begun.Wait, detail: "the time of the next attempt has not come"}
+	case ledger.Canceled:
+		s.ended(ctx, r, ledger.Outcome{State: job.Canceled, Kind: fault.Canceled}, errCanceled(), 0)
+	}
+	return nil // the ticket is of no use any more
+}
+
+// begin asks the record.
+func (s *Server) begin(ctx context.Context, t ledger.Ticket) (ledger.Begun, error) {
+	attempt := strconv.FormatUint(rand.Uint64(), 36)
+	for looks := 0; ; looks++ {
+		begun, err := s.client.Begin(ctx, t, attempt)
+		if err != nil || begun.Verdict != ledger.Unknown || looks == unknownLooks {
+			return begun, err
+		}
+		pause := time.NewTimer(unknownPause)
+		select {
+		case <-ctx.Done():
+			pause.Stop()
+			return begun, nil
+		case <-pause.C:
+		}
+	}
+}
+
+// open reads the job of an attempt that has begun, and tries it.
+func (s *Server) open(ctx context.Context, r *run, begun ledger.Begun) error {
+	j, err := unmarshal(begun.Payload, s.Keyring)
+	if err != nil {
+		j = r.job
+	}
+	j.Generation = r.ticket.Generation
 	s.mu.Lock()
-	r.opening = opened
+	r.job, r.at = j, begun.Attempt
 	s.mu.Unlock()
 	switch {
 	case err != nil:
-		return &again{outcome{after: time.Second, detail: fault.Public(err)}}
-	case verdict == "over":
-		return nil // done by a run whose acknowledgement was lost
-	case verdict == "parked":
-		return &again{outcome{after: parkedLook, detail: "the installation has as many jobs in work as it may have; this one follows"}}
-	case verdict == "canceled":
-		return s.endWithout(ctx, r, job.Canceled, errCanceled())
-	case opened.begun > maxBegun:
+		s.Logger.ErrorContext(ctx, "a job cannot be read", slog.String("job", j.ID), slog.String("error", fault.Private(err)))
+		return s.endWithout(ctx, r, job.Failed, err)
+	case begun.Attempt.Begun > maxBegun:
 		return s.endWithout(ctx, r, job.Failed, fault.Newf(fault.Internal,
 			"the job took its worker down %d times and is given up; report it with its id before you retry it", maxBegun))
 	}
 	return s.try(ctx, r)
+}
+
+// outline is what a ticket says of its job: enough to end it.
+func outline(t ledger.Ticket) job.Job {
+	return job.Job{ID: t.Job, Installation: t.Installation, Class: t.Class, Generation: t.Generation, CreatedAt: t.CreatedAt, Batch: job.BatchRef{ID: t.Batch}}
+}
+
+func unmarshal(payload []byte, ring *secret.Keyring) (job.Job, error) {
+	if len(payload) == 0 {
+		return job.Job{}, fault.Newf(fault.Unavailable, "redis lost what this job was to do, so it cannot run; ask for it again")
+	}
+	return job.Unmarshal(payload, ring)
 }
 
 // slotWait is how long a task waits for a slot that a canceled attempt still holds, before it is given back for another worker.
@@ -85,76 +130,43 @@ func (s *Server) takeSlot(ctx context.Context) bool {
 	return false
 }
 
-// begin opens an attempt in the job's record.
-func (s *Server) begin(ctx context.Context, j job.Job) (verdict string, opened opening, err error) {
-	now := s.Now()
-	keys := []string{
-		keyspace.Installation(j.Installation).Job(j.ID), keyspace.Installation(j.Installation).Jobs(), keyspace.Installation(j.Installation).Waiting(), keyspace.Installation(j.Installation).Wakes(),
-		keyspace.Installation(j.Installation).Slots(string(j.Class)), keyspace.Installation(j.Installation).Parked(string(j.Class)), keyspace.Installation(j.Installation).Gone(),
-	}
-	arguments := append([]any{
-		j.Generation, now.UnixMilli(), liveLife.Milliseconds(), j.ID, j.CreatedAt.UnixMilli(), string(j.Actor.Kind), s.Cap, j.Digest,
-	}, fieldsOf(j, now)...)
-	answer, err := texts(beginScript.Run(ctx, s.Redis, keys, arguments...).Result())
-	if err != nil {
-		return "", opening{}, unavailable(err, "begin a job")
-	}
-	switch answer[0] {
-	case "run":
-	case "over":
-		return answer[0], opening{}, s.client.run(ctx, j.Installation, j.Class, answer[1:])
-	case "parked":
-		return answer[0], opening{}, s.Redis.SAdd(ctx, keyspace.Parked, j.Installation).Err()
-	default:
-		return answer[0], opening{}, nil
-	}
-	var numbers [5]int64
-	for i := range numbers {
-		numbers[i], _ = strconv.ParseInt(answer[i+1], 10, 64) // the script wrote them
-	}
-	return "run", opening{
-		attempt: attempt{number: int(numbers[0]), snoozes: int(numbers[2]), opened: time.UnixMilli(numbers[3])},
-		begun:   int(numbers[1]), due: time.UnixMilli(numbers[4]), fence: answer[6], wakes: answer[7],
-	}, nil
-}
-
 // try runs the processor under the attempt's time, the server's end and the caller's cancel, and records what came of it.
 func (s *Server) try(ctx context.Context, r *run) error {
-	began := s.Now()
+	began := s.now()
 	defer context.AfterFunc(s.base, func() { r.cancel(context.Cause(s.base)) })()
 	defer time.AfterFunc(s.config.JobTimeout, func() { r.cancel(errTimeout(s.config.JobTimeout)) }).Stop()
 
 	if s.config.Started != nil {
-		s.config.Started(ctx, r.job, max(began.Sub(r.due), 0))
+		s.config.Started(ctx, r.job, max(began.Sub(r.at.DueAt), 0))
 	}
 	result, err := s.process(ctx, r.job)
-	out := outcome{state: job.Succeeded, counted: true}
+	out := ledger.Outcome{State: job.Succeeded, Counted: true}
 	if err != nil {
-		out = decide(err, r.job, r.attempt, s.Now(), s.policy())
+		out = decide(err, r.job, r.at, s.now(), s.policy())
 	}
 	out, answer := s.finish(ctx, r, out, result)
-	s.ended(ctx, r, out, err, s.Now().Sub(began))
+	s.ended(ctx, r, out, err, s.now().Sub(began))
 	return answer
 }
 
 // endWithout ends a job that is not to be attempted.
 func (s *Server) endWithout(ctx context.Context, r *run, state job.State, err error) error {
-	out, answer := s.finish(ctx, r, outcome{state: state, counted: true, kind: fault.KindOf(err), detail: fault.Public(err)}, job.Result{})
+	out, answer := s.finish(ctx, r, ledger.Outcome{State: state, Counted: true, Kind: fault.KindOf(err), Detail: fault.Public(err)}, job.Result{})
 	s.ended(ctx, r, out, err, 0)
 	return answer
 }
 
 // ended tells the hook. A success that could not be written down is none yet.
-func (s *Server) ended(ctx context.Context, r *run, out outcome, err error, duration time.Duration) {
+func (s *Server) ended(ctx context.Context, r *run, out ledger.Outcome, err error, duration time.Duration) {
 	if s.config.Ended == nil {
 		return
 	}
-	if out.state == job.Succeeded {
+	if out.State == job.Succeeded {
 		err = nil
 	} else if err == nil {
-		err = fault.Newf(out.kind, "%s", out.detail)
+		err = fault.Newf(out.Kind, "%s", out.Detail)
 	}
-	s.config.Ended(ctx, r.job, End{State: out.state, Kind: out.kind, Err: err, Attempt: r.number, Duration: duration, Next: out.after})
+	s.config.Ended(ctx, r.job, End{State: out.State, Kind: out.Kind, Err: err, Attempt: r.at.Number, Duration: duration, Next: out.After})
 }
 
 func (s *Server) policy() policy {
@@ -192,94 +204,61 @@ func (s *Server) process(ctx context.Context, j job.Job) (result job.Result, err
 	return result, err
 }
 
-// finish writes an outcome to the record and says to asynq what that means for the task. The record comes first: a task that
+// finish writes an outcome to the record and says to asynq what that means for the ticket. The record comes first: a ticket that
 // is delivered again finds its job ended. It returns the outcome as it was written.
-func (s *Server) finish(ctx context.Context, r *run, out outcome, result job.Result) (outcome, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	verdict, err := s.write(ctx, r, out, result)
-	if err == nil && verdict == "canceled" {
-		out = outcome{state: job.Canceled, counted: true, kind: fault.Canceled, detail: fault.Public(errCanceled())}
-		verdict, err = s.write(ctx, r, out, job.Result{})
+func (s *Server) finish(ctx context.Context, r *run, out ledger.Outcome, result job.Result) (ledger.Outcome, error) {
+	out.Result = result
+	verdict, err := s.write(ctx, r, out)
+	if err == nil && verdict == ledger.Canceled {
+		out = ledger.Outcome{State: job.Canceled, Counted: true, Kind: fault.Canceled, Detail: fault.Public(errCanceled())}
+		verdict, err = s.write(ctx, r, out)
 	}
 	switch {
 	case err != nil:
-		// The task comes again and finds out what was done: the worker's work is safe to repeat.
-		out = outcome{state: job.Retrying, after: time.Second, kind: fault.KindOf(err), detail: fault.Public(err)}
-		return out, &again{out}
-	case verdict == "over" && out.state == job.Succeeded:
+		// The server stops. The lease runs out, and the next attempt finds out what was done: the worker's work is safe to repeat.
+		return ledger.Outcome{State: job.Retrying, After: ledger.LeaseLife, Kind: fault.KindOf(err), Detail: fault.Public(err)}, nil
+	case verdict == ledger.Over && out.State == job.Succeeded:
 		return out, nil // the job has ended already; what this attempt did was done before
-	case verdict == "over":
-		// Another attempt has taken over or has ended the job; this one's task is not asynq's any more, or its end is known.
-		return outcome{state: job.Queued, kind: fault.Interrupted, detail: "another attempt of the job has taken over"}, nil
-	case verdict == "woken":
-		out.state, out.after = job.Queued, 0
-		return out, &again{out}
-	case out.state == job.Succeeded:
+	case verdict == ledger.Over:
+		// Another attempt has taken over or has ended the job.
+		return ledger.Outcome{State: job.Queued, Kind: fault.Interrupted, Detail: fault.Public(errLost())}, nil
+	case verdict == ledger.Again:
+		out.State, out.After = job.Queued, 0
+		return out, &again{detail: out.Detail}
+	case out.State == job.Succeeded, out.State == job.Waiting: // one that waits gets another ticket when its time has come
 		return out, nil
-	case out.state.Ended():
-		return out, fmt.Errorf("%s: %w", out.detail, asynq.SkipRetry)
+	case out.State.Ended():
+		return out, fmt.Errorf("%s: %w", out.Detail, asynq.SkipRetry)
 	}
-	return out, &again{out}
+	return out, &again{after: out.After, detail: out.Detail, counted: out.Counted}
 }
 
-// write runs the end script.
-func (s *Server) write(ctx context.Context, r *run, out outcome, result job.Result) (verdict string, err error) {
-	j, now := r.job, s.Now()
-	life, uncounted, waiting := liveLife, "", ""
-	fields := []any{"state", string(out.state)}
-	switch {
-	case out.state.Ended():
-		life = s.retention(j.Class)
-		fields = append(fields, "ended", now.UnixMilli())
-	default:
-		fields = append(fields, "next", now.Add(out.after).UnixMilli())
-		if !out.counted {
-			uncounted = "1"
+// write ends an attempt in its record. While Redis is away it tries again, as long as the server lives: the lease is kept meanwhile, so that
+// nobody does the work anew whose end is known here.
+func (s *Server) write(ctx context.Context, r *run, out ledger.Outcome) (ledger.Verdict, error) {
+	ctx = context.WithoutCancel(ctx)
+	for {
+		limited, cancel := context.WithTimeout(ctx, writeTimeout)
+		verdict, tickets, err := s.client.End(limited, r.ticket, r.at, out)
+		cancel()
+		if err == nil {
+			s.client.issueLater(ctx, tickets)
+			return verdict, nil
+		}
+		if fault.KindOf(err) != fault.Unavailable {
+			return "", err
+		}
+		pause := time.NewTimer(writePause)
+		select {
+		case <-s.base.Done():
+			pause.Stop()
+			return "", err
+		case <-pause.C:
 		}
 	}
-	if out.state == job.Waiting {
-		waiting = strconv.FormatInt(j.CreatedAt.UnixMilli(), 10)
-	}
-	if out.state == job.Succeeded {
-		text, err := json.Marshal(result)
-		if err != nil {
-			return "", fault.Wrapf(fault.Internal, err, "the result cannot be encoded")
-		}
-		fields = append(append(fields, inParts("result", string(text))...), "failure", "")
-	} else {
-		fields = append(fields, "failure", failureText(out.kind, out.detail))
-	}
-	keys := []string{
-		keyspace.Installation(j.Installation).Job(j.ID), keyspace.Installation(j.Installation).Waiting(), keyspace.Installation(j.Installation).Wakes(), keyspace.Installation(j.Installation).Payload(j.ID),
-		keyspace.Installation(j.Installation).Slots(string(j.Class)), keyspace.Installation(j.Installation).Parked(string(j.Class)),
-	}
-	arguments := append([]any{
-		j.Generation, r.fence, life.Milliseconds(), uncounted, j.ID, waiting, r.wakes, r.payload, s.Cap, now.UnixMilli(),
-		string(batch.StateOf(out.state, result)),
-	}, fields...)
-	answer, err := texts(endScript.Run(ctx, s.Redis, keys, arguments...).Result())
-	if err != nil {
-		return "", unavailable(err, "record the end of a job")
-	}
-	if err := s.client.run(ctx, j.Installation, j.Class, answer[1:]); err != nil {
-		s.Logger.WarnContext(ctx, "jobs that waited for a slot could not be run; the sweep does it", slog.String("error", err.Error()))
-	}
-	return answer[0], nil
 }
 
-// undecodable archives a task that this worker cannot read. It disturbs no other; its job, where the meta can be read, ends
-// as failed, and can be retried when what it lacks is there again: a sealing key, a newer worker.
-func (s *Server) undecodable(ctx context.Context, task *asynq.Task, err error) error {
-	s.Logger.ErrorContext(ctx, "a task cannot be read and is archived", slog.String("error", fault.Private(err)))
-	if meta, metaErr := job.ReadMeta(task.Payload()); metaErr == nil && meta.ID != "" && meta.Installation != "" {
-		unread := &run{payload: task.Payload(), job: job.Job{
-			ID: meta.ID, Installation: meta.Installation, Class: meta.Class, Generation: meta.Generation, CreatedAt: meta.CreatedAt,
-		}}
-		out := outcome{state: job.Failed, counted: true, kind: fault.KindOf(err), detail: fault.Public(err)}
-		if _, answer := s.finish(ctx, unread, out, job.Result{}); !errors.Is(answer, asynq.SkipRetry) && answer != nil {
-			return answer // Redis was away
-		}
-	}
-	return fmt.Errorf("%s: %w", fault.Public(err), asynq.SkipRetry)
-}
+const (
+	writeTimeout = 10 * time.Second
+	writePause   = 500 * time.Millisecond
+)

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/dispatch"
 	"github.com/gitsmith/gitsmith/internal/edit"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
@@ -121,7 +122,7 @@ func succeed(context.Context, job.Job) (job.Result, error) {
 	return job.Result{Push: &job.PushResult{Branch: "main", Commit: "c0ffee"}}, nil
 }
 
-// serve starts a server and stops it at the end of the test.
+// serve starts a server, with a dispatcher beside it as every worker has one, and stops both at the end of the test.
 func (b *bundle) serve(config queue.ServerConfig, process processor) *queue.Server {
 	b.t.Helper()
 	return b.serveWith(b.options, config, process)
@@ -135,7 +136,56 @@ func (b *bundle) serveWith(options queue.Options, config queue.ServerConfig, pro
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(server.Stop)
+	b.dispatch(options)
 	return server
+}
+
+// dispatch runs a dispatcher until the end of the test.
+func (b *bundle) dispatch(options queue.Options) {
+	b.t.Helper()
+	client := queue.NewClient(options)
+	dispatcher := dispatch.New(dispatch.Config{Ledger: client.Ledger, Tickets: client, Logger: b.options.Logger})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = dispatcher.Run(ctx) // it logs
+	}()
+	b.t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+}
+
+// later is a client for which more time has passed than for others.
+func (b *bundle) later(by time.Duration) *queue.Client {
+	options := b.options
+	options.Now = func() time.Time { return time.Now().Add(by) }
+	return queue.NewClient(options)
+}
+
+// look looks at the installation as a dispatcher does, after so much time, and returns how many tickets that brings.
+func (b *bundle) look(after time.Duration) int {
+	b.t.Helper()
+	client := b.later(after)
+	backlog, err := b.client.Backlog(b.t.Context())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	found, err := client.Look(b.t.Context(), installation, backlog, true)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if err := client.Issue(b.t.Context(), found.Tickets); err != nil {
+		b.t.Fatal(err)
+	}
+	return len(found.Tickets)
+}
+
+// lapse lets the leases of whatever runs run out.
+func (b *bundle) lapse() {
+	b.t.Helper()
+	b.look(time.Minute)
 }
 
 // await polls until the job is as wanted.
@@ -153,33 +203,48 @@ func (b *bundle) await(id string, wanted job.State) job.Status {
 	return status
 }
 
-// hurry runs a job's task now that was put off.
-func (b *bundle) hurry(task string) {
+const tickets = "jobs-interactive"
+
+// ticket is the id of a job's newest ticket; of a task that is none, its own.
+func (b *bundle) ticket(id string) string {
 	b.t.Helper()
-	eventually(b.t, func() error { return b.inspector.RunTask("interactive", task) })
+	status, err := b.client.Get(b.t.Context(), installation, id)
+	if err != nil {
+		return id
+	}
+	return status.Ticket
 }
 
-// taskState polls until asynq has the task in the state.
-func (b *bundle) taskState(task string, wanted asynq.TaskState) *asynq.TaskInfo {
+// hurry lets the next attempt of a job that was put off begin now.
+func (b *bundle) hurry(id string) {
+	b.t.Helper()
+	b.await(id, job.Retrying)
+	b.redis.HSet(b.t.Context(), recordKey(id), "next", 1)
+	eventually(b.t, func() error { return b.inspector.RunTask(tickets, b.ticket(id)) })
+}
+
+// taskState polls until asynq has the job's newest ticket in the state.
+func (b *bundle) taskState(id string, wanted asynq.TaskState) *asynq.TaskInfo {
 	b.t.Helper()
 	var info *asynq.TaskInfo
 	eventually(b.t, func() error {
 		var err error
-		info, err = b.inspector.GetTaskInfo("interactive", task)
+		info, err = b.inspector.GetTaskInfo(tickets, b.ticket(id))
 		if err == nil && info.State != wanted {
-			err = fmt.Errorf("task %s is %s, want %s", task, info.State, wanted)
+			err = fmt.Errorf("the ticket of %s is %s, want %s", id, info.State, wanted)
 		}
 		return err
 	})
 	return info
 }
 
-// letGo makes asynq take an attempt for over that goes on, as it does where a lease is lost and where an operator cancels a task
-// on the dashboard. The word for that is lost on a server that has only just begun to listen.
-func (b *bundle) letGo(task string) {
+// letGo makes asynq take an attempt for over that goes on, as it does where an operator cancels a task on the dashboard. The word for that is
+// lost on a server that has only just begun to listen.
+func (b *bundle) letGo(id string) {
 	b.t.Helper()
+	task := b.ticket(id)
 	eventually(b.t, func() error {
-		info, err := b.inspector.GetTaskInfo("interactive", task)
+		info, err := b.inspector.GetTaskInfo(tickets, task)
 		if err != nil || info.Retried > 0 {
 			return err
 		}
@@ -200,6 +265,11 @@ func (b *bundle) field(id, field string) string {
 }
 
 func recordKey(id string) string { return "gitsmith:{" + installation + "}:job:" + id }
+
+const (
+	heldKey = "gitsmith:{" + installation + "}:held:interactive"
+	lineKey = "gitsmith:{" + installation + "}:line:interactive"
+)
 
 func payloadKey(id string) string { return "gitsmith:{" + installation + "}:payload:" + id }
 
@@ -251,4 +321,36 @@ func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buffer.String()
+}
+
+// beside is another client of the same Redis, of whatever topology.
+func (b *bundle) beside(hook redis.Hook) *queue.Client {
+	b.t.Helper()
+	var client redis.UniversalClient
+	switch own := b.redis.(type) {
+	case *redis.Client:
+		client = redis.NewClient(&redis.Options{Addr: own.Options().Addr})
+	case *redis.ClusterClient:
+		client = redis.NewClusterClient(&redis.ClusterOptions{Addrs: own.Options().Addrs})
+	}
+	b.t.Cleanup(func() { _ = client.Close() })
+	client.AddHook(hook)
+	options := b.options
+	options.Redis = client
+	return queue.NewClient(options)
+}
+
+// onEach runs a test against a real redis-server, a real cluster and the sandbox's.
+func onEach(t *testing.T, test func(t *testing.T, b *bundle)) {
+	t.Helper()
+	for name, start := range map[string]func(t *testing.T) redis.UniversalClient{
+		"redis-server": func(t *testing.T) redis.UniversalClient { t.Helper(); return queuetest.Start(t).Client() },
+		"cluster":      func(t *testing.T) redis.UniversalClient { t.Helper(); return queuetest.StartCluster(t).Client() },
+		"miniredis":    embedded,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, newBundle(t, start(t)))
+		})
+	}
 }

@@ -3,6 +3,7 @@ package queue_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -36,17 +37,14 @@ func TestCancelWhatDoesNotRun(t *testing.T) {
 			}
 			return job.Result{}, fault.Newf(fault.Throttled, "slow down")
 		})
-		b.taskState("retrying", asynq.TaskStateRetry)
-		b.taskState("waiting", asynq.TaskStateRetry)
+		b.await("retrying", job.Retrying)
+		b.await("waiting", job.Waiting)
 		server.Stop()
 		b.enqueue(aJob("queued"))
 		for _, id := range []string{"queued", "retrying", "waiting"} {
 			status := b.cancel(id)
 			if status.State != job.Canceled || status.Failure.Kind != fault.Canceled || status.EndedAt.IsZero() || !status.NextAt.IsZero() {
 				t.Errorf("%s: %+v", id, status)
-			}
-			if _, err := b.inspector.GetTaskInfo("interactive", id); err == nil {
-				t.Errorf("%s: its task is still there", id)
 			}
 			if _, err := b.client.Cancel(t.Context(), installation, id); fault.KindOf(err) != fault.Conflict || !strings.Contains(fault.Public(err), "canceled") {
 				t.Errorf("%s, again: %v", id, err)
@@ -59,6 +57,18 @@ func TestCancelWhatDoesNotRun(t *testing.T) {
 		if n, err := b.client.Wake(t.Context(), installation); n != 0 || err != nil {
 			t.Errorf("woke %d canceled jobs, %v", n, err)
 		}
+		// Their tickets are still there, and find nothing to do.
+		b.serve(queue.ServerConfig{}, func(_ context.Context, j job.Job) (job.Result, error) {
+			t.Errorf("%s ran", j.ID)
+			return job.Result{}, nil
+		})
+		eventually(t, func() error {
+			depths, err := b.client.Depths(t.Context())
+			if err == nil && depths[2].Pending+depths[2].Active > 0 {
+				err = fmt.Errorf("%+v", depths[2])
+			}
+			return err
+		})
 	})
 }
 
@@ -135,7 +145,7 @@ func TestCancelBeforeTheNextAttempt(t *testing.T) {
 	b.taskState("j1", asynq.TaskStateArchived)
 }
 
-// TestCancelOfTheDead: the worker died; whoever takes the job up next ends it without running it.
+// TestCancelOfTheDead: the worker died; when its lease has run out, the job ends without running again.
 func TestCancelOfTheDead(t *testing.T) {
 	b := onReal(t)
 	b.enqueue(aJob("j1"))
@@ -143,15 +153,13 @@ func TestCancelOfTheDead(t *testing.T) {
 	if status := b.cancel("j1"); status.State != job.Running {
 		t.Errorf("%+v", status)
 	}
-	ended := make(chan queue.End, 1)
-	b.serve(queue.ServerConfig{Ended: func(_ context.Context, _ job.Job, end queue.End) { ended <- end }},
-		func(context.Context, job.Job) (job.Result, error) {
-			t.Error("a canceled job ran")
-			return job.Result{}, nil
-		})
-	b.await("j1", job.Canceled)
-	if end := receive(t, ended); end.State != job.Canceled || end.Kind != fault.Canceled {
-		t.Errorf("%+v", end)
+	b.serve(queue.ServerConfig{}, func(context.Context, job.Job) (job.Result, error) {
+		t.Error("a canceled job ran")
+		return job.Result{}, nil
+	})
+	b.lapse()
+	if status := b.await("j1", job.Canceled); status.Failure == nil || status.Failure.Kind != fault.Canceled {
+		t.Errorf("%+v", status)
 	}
 }
 
@@ -184,7 +192,7 @@ func TestCancelAndRetry(t *testing.T) {
 	b.await("j1", job.Succeeded)
 }
 
-// abandon runs the job's attempt on a worker that dies in the middle: it is cut off from Redis and its lease is over.
+// abandon runs the job's attempt on a worker that dies in the middle: it is cut off from Redis.
 func (b *bundle) abandon(id string) (release func()) {
 	b.t.Helper()
 	running, hold := make(chan struct{}), make(chan struct{})
@@ -216,14 +224,5 @@ func (b *bundle) abandon(id string) (release func()) {
 	b.t.Cleanup(release)
 	receive(b.t, running)
 	cut.cut.Store(true)
-	b.expireLeases()
 	return release
-}
-
-// expireLeases lets asynq believe that the workers are long dead.
-func (b *bundle) expireLeases() {
-	b.t.Helper()
-	for _, id := range b.redis.ZRange(b.t.Context(), "asynq:{interactive}:lease", 0, -1).Val() {
-		b.redis.ZAdd(b.t.Context(), "asynq:{interactive}:lease", redis.Z{Score: 1, Member: id})
-	}
 }

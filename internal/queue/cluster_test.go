@@ -36,7 +36,7 @@ func TestCluster(t *testing.T) {
 		t.Errorf("%d tasks in quarantine", n)
 	}
 	b.taskState("fails", asynq.TaskStateArchived)
-	b.taskState("waits", asynq.TaskStateRetry)
+	b.await("waits", job.Waiting)
 	if _, err := b.client.Retry(t.Context(), installation, "fails"); err != nil {
 		t.Error(err)
 	}

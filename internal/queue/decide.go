@@ -11,6 +11,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/ledger"
 )
 
 // policy is what decides how often and how long a job is tried.
@@ -20,79 +21,63 @@ type policy struct {
 	tokenWait time.Duration // of a job that waits for a token
 }
 
-// attempt is how far a job's run has come.
-type attempt struct {
-	number  int       // counted ones, this one included; from 1
-	snoozes int       // uncounted ones before
-	opened  time.Time // when the run was asked for
-}
-
-// outcome is what becomes of a job after an attempt.
-type outcome struct {
-	state   job.State
-	after   time.Duration // until the next attempt; meaningless where state has ended
-	counted bool
-	kind    fault.Kind
-	detail  string // public
-}
-
 // decide is the one place that turns a failed attempt into what becomes of the job: the table of fault dispositions, bounded
 // by attempts, age, and the life of the only token there is.
-func decide(err error, j job.Job, at attempt, now time.Time, limits policy) outcome {
+func decide(err error, j job.Job, at ledger.Attempt, now time.Time, limits policy) ledger.Outcome {
 	kind := fault.KindOf(err)
-	end := func(state job.State) outcome {
-		return outcome{state: state, counted: true, kind: kind, detail: fault.Public(err)}
+	end := func(state job.State) ledger.Outcome {
+		return ledger.Outcome{State: state, Counted: true, Kind: kind, Detail: fault.Public(err)}
 	}
-	again := func(after time.Duration, counted bool) outcome {
-		return outcome{state: job.Retrying, after: after, counted: counted, kind: kind, detail: fault.Public(err)}
+	again := func(after time.Duration, counted bool) ledger.Outcome {
+		return ledger.Outcome{State: job.Retrying, After: after, Counted: counted, Kind: kind, Detail: fault.Public(err)}
 	}
 	switch kind.Disposition() {
 	case fault.Cancel:
 		return end(job.Canceled)
 	case fault.Requeue:
 		out := again(0, false)
-		out.state = job.Queued
+		out.State = job.Queued
 		return out
 	case fault.Expire:
 		return withoutToken(end(job.Expired), j, at, now, limits)
 	case fault.Snooze:
 		after := fault.RetryAfter(err)
 		if after == 0 {
-			after = backoff(at.snoozes+1, 3*time.Minute)
+			after = backoff(at.Snoozes+1, 3*time.Minute)
 		} else {
 			after += rand.N(after/5 + time.Second) // not all at once when the limit is over
 		}
-		if now.Add(after).After(at.opened.Add(limits.maxAge)) {
+		if now.Add(after).After(at.OpenedAt.Add(limits.maxAge)) {
 			return givenUp(end(job.Failed), "given up after %s; try later", limits.maxAge)
 		}
 		return whileTokenLives(again(after, false), err, j, at, now, limits)
 	case fault.Retry:
-		if at.number >= limits.attempts {
+		if at.Number >= limits.attempts {
 			return givenUp(end(job.Failed), "given up after %d attempts; try later", limits.attempts)
 		}
-		after := max(backoff(at.number, 5*time.Minute), fault.RetryAfter(err))
+		after := max(backoff(at.Number, 5*time.Minute), fault.RetryAfter(err))
 		return whileTokenLives(again(after, true), err, j, at, now, limits)
 	}
 	return end(job.Failed) // Fail, and Restart: the worker has begun again as often as is worth it
 }
 
 // whileTokenLives puts nothing off past the expiry of the only token there is.
-func whileTokenLives(out outcome, err error, j job.Job, at attempt, now time.Time, limits policy) outcome {
+func whileTokenLives(out ledger.Outcome, err error, j job.Job, at ledger.Attempt, now time.Time, limits policy) ledger.Outcome {
 	var bounded *job.AttemptError
-	if !errors.As(err, &bounded) || bounded.RetryUntil.IsZero() || !now.Add(out.after).After(bounded.RetryUntil) {
+	if !errors.As(err, &bounded) || bounded.RetryUntil.IsZero() || !now.Add(out.After).After(bounded.RetryUntil) {
 		return out
 	}
 	return withoutToken(givenUp(out, "the %s token runs out before the next attempt; call again with a new one", j.Actor.Kind), j, at, now, limits)
 }
 
 // givenUp adds to the detail why there is no further attempt, within the bound of public texts.
-func givenUp(out outcome, format string, args ...any) outcome {
+func givenUp(out ledger.Outcome, format string, args ...any) ledger.Outcome {
 	const reserve = 100 // bytes for the reason, which must not be what is cut off
-	reason, detail := fmt.Sprintf(format, args...), out.detail
+	reason, detail := fmt.Sprintf(format, args...), out.Detail
 	if len(detail) > fault.MaxPublic-reserve {
 		detail = strings.ToValidUTF8(detail[:fault.MaxPublic-reserve], "") + "…"
 	}
-	out.detail = fault.Newf(out.kind, "%s; %s", detail, reason).Public
+	out.Detail = fault.Newf(out.Kind, "%s; %s", detail, reason).Public
 	return out
 }
 
@@ -100,13 +85,13 @@ func givenUp(out outcome, format string, args ...any) outcome {
 const waitLook = 5 * time.Minute
 
 // withoutToken lets a job wait for the next system token where it asked to and such a one helps, and ends it as expired elsewhere.
-func withoutToken(out outcome, j job.Job, at attempt, now time.Time, limits policy) outcome {
-	left := at.opened.Add(limits.tokenWait).Sub(now)
+func withoutToken(out ledger.Outcome, j job.Job, at ledger.Attempt, now time.Time, limits policy) ledger.Outcome {
+	left := at.OpenedAt.Add(limits.tokenWait).Sub(now)
 	if j.OnExpiry == job.OnExpiryWait && (j.Actor.Kind == forge.ActorSystem || j.Impersonate) && left > 0 {
-		out.state, out.after, out.counted = job.Waiting, min(left, waitLook), false
+		out.State, out.After, out.Counted = job.Waiting, min(left, waitLook), false
 		return out
 	}
-	out.state, out.counted = job.Expired, true
+	out.State, out.Counted = job.Expired, true
 	return out
 }
 
@@ -124,6 +109,11 @@ func errCanceled() error {
 // errStopping ends the context of what still runs when a server's grace time is over.
 func errStopping() error {
 	return fault.Wrapf(fault.Interrupted, context.Canceled, "the worker stopped; the job is taken up again")
+}
+
+// errLost ends the context of an attempt that was given up, because its worker was not heard for too long.
+func errLost() error {
+	return fault.Wrapf(fault.Interrupted, context.Canceled, "another attempt of the job has taken over")
 }
 
 // errTimeout ends the context of an attempt that took too long.

@@ -41,6 +41,7 @@ func enqueueAndServe(t *testing.T, b *bundle) {
 		t.Fatalf("created %t, %v\n%s", created, err, diff)
 	}
 	looked, err := b.client.Get(t.Context(), installation, "j1")
+	want.Ticket = "j1.0.0"
 	if diff := cmp.Diff(want, looked); diff != "" || err != nil {
 		t.Fatalf("%v\n%s", err, diff)
 	}
@@ -152,11 +153,11 @@ func TestEnqueueTwiceIsOnce(t *testing.T) {
 	})
 }
 
-// TestEnqueueMends: a receiver died between the record and the task.
-func TestEnqueueMends(t *testing.T) {
+// TestTicketIsLost: a receiver died between the record and the ticket.
+func TestTicketIsLost(t *testing.T) {
 	onBoth(t, func(t *testing.T, b *bundle) {
 		b.enqueue(aJob("j1"))
-		if err := b.inspector.DeleteTask("interactive", "j1"); err != nil {
+		if err := b.inspector.DeleteTask(tickets, "j1.0.0"); err != nil {
 			t.Fatal(err)
 		}
 		if status, err := b.client.Get(t.Context(), installation, "j1"); err != nil || status.State != job.Queued {
@@ -166,6 +167,7 @@ func TestEnqueueMends(t *testing.T) {
 			t.Errorf("created %t, %v", created, err)
 		}
 		b.serve(queue.ServerConfig{}, succeed)
+		b.look(time.Minute)
 		b.await("j1", job.Succeeded)
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
@@ -32,7 +33,7 @@ func TestCapOfAnInstallation(t *testing.T) {
 		for i := range jobs {
 			b.enqueue(aJob(fmt.Sprintf("j%02d", i)))
 		}
-		if info, err := b.inspector.GetQueueInfo(string(job.ClassInteractive)); err != nil || info.Pending > 3 || info.Pending+info.Scheduled != jobs {
+		if info, err := b.inspector.GetQueueInfo(tickets); err != nil || info.Size != 3 {
 			t.Fatalf("%+v %v", info, err)
 		}
 		var running, most, done atomic.Int64
@@ -119,33 +120,22 @@ func TestRetriesHoldNoSlot(t *testing.T) {
 	})
 }
 
-// TestForgottenSlots finds jobs whose wakening got lost, and slots of tasks that were never queued.
+// TestForgottenSlots: a slot whose job is not there is given to the next in line.
 func TestForgottenSlots(t *testing.T) {
 	b := onReal(t)
 	b.capped(2)
-	slots := "gitsmith:{" + installation + "}:slots:interactive"
-	for _, lost := range []string{"dead-1", "dead-2"} { // a receiver died after the record, long ago
-		if err := b.redis.ZAdd(t.Context(), slots, zed(lost, time.Now().Add(-time.Hour))).Err(); err != nil {
+	for _, lost := range []string{"dead-1", "dead-2"} {
+		if err := b.redis.ZAdd(t.Context(), heldKey, zed(lost, time.Now().Add(-time.Hour))).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b.enqueue(aJob("a")) // takes a slot that is not there: the client does not know better
-	b.enqueue(aJob("b")) // is parked
-	if n := b.redis.ZCard(t.Context(), "gitsmith:{"+installation+"}:parked:interactive").Val(); n != 1 {
-		t.Fatalf("%d parked", n)
+	b.enqueue(aJob("a"))
+	if n := b.redis.ZCard(t.Context(), lineKey).Val(); n != 1 {
+		t.Fatalf("%d stand in line", n)
 	}
-	server := b.serve(queue.ServerConfig{}, succeed) // its first sweep comes before anything else
+	b.serve(queue.ServerConfig{}, succeed)
+	b.look(0)
 	b.await("a", job.Succeeded)
-	eventually(t, func() error {
-		if err := server.Refill(t.Context()); err != nil {
-			return err
-		}
-		status, err := b.client.Get(t.Context(), installation, "b")
-		if err == nil && status.State != job.Succeeded {
-			err = fmt.Errorf("b is %s", status.State)
-		}
-		return err
-	})
 }
 
 // TestCanceledFreesItsSlot lets the next parked job follow one that is canceled in the queue.
@@ -158,9 +148,7 @@ func TestCanceledFreesItsSlot(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if info, err := b.inspector.GetTaskInfo(string(job.ClassInteractive), "b"); err != nil || info.State.String() != "pending" {
-		t.Errorf("%+v, %v", info, err)
-	}
+	b.taskState("b", asynq.TaskStatePending)
 	b.serve(queue.ServerConfig{}, succeed)
 	b.await("b", job.Succeeded)
 	b.await("c", job.Canceled)
@@ -180,9 +168,6 @@ func TestCoalesce(t *testing.T) {
 		b.enqueue(event("old", now), event("newer", now.Add(time.Second)), event("late", now.Add(-time.Second)))
 		b.await("old", job.Canceled)
 		b.await("late", job.Canceled)
-		if info, err := b.inspector.GetQueueInfo(string(job.ClassEvent)); err != nil || info.Size != 1 {
-			t.Errorf("%d tasks for one job (%v)", info.Size, err)
-		}
 		release, begun := make(chan struct{}), make(chan struct{}, 4)
 		var ran []string
 		var mutex sync.Mutex
@@ -315,10 +300,44 @@ func TestEnqueueTogether(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		if info, err := b.inspector.GetTaskInfo(string(job.ClassInteractive), fmt.Sprint(i)); err != nil || info.State.String() != "pending" {
+		if info, err := b.inspector.GetTaskInfo(tickets, fmt.Sprint(i, ".0.0")); err != nil || info.State.String() != "pending" {
 			t.Errorf("%d: %+v %v", i, info, err)
 		}
 	}
 }
 
 func zed(id string, at time.Time) redis.Z { return redis.Z{Score: float64(at.UnixMilli()), Member: id} }
+
+// TestPromotionPassesOverTheDead: an entry in line whose job has ended or is gone takes nobody's turn.
+func TestPromotionPassesOverTheDead(t *testing.T) {
+	b := onReal(t)
+	b.capped(1)
+	b.enqueue(aJob("a"), aJob("b"))
+	b.redis.ZAdd(t.Context(), lineKey, zed("gone-1", time.Now().Add(-time.Hour)), zed("gone-2", time.Now().Add(-time.Hour)))
+	if _, err := b.client.Cancel(t.Context(), installation, "a"); err != nil {
+		t.Fatal(err)
+	}
+	b.taskState("b", asynq.TaskStatePending)
+}
+
+// TestPromotionIsBounded: however many jobs stand in line when a cap is taken away, the scripts that promote them do not break on Lua's
+// stack. The job that ends is not lost, and the others follow.
+func TestPromotionIsBounded(t *testing.T) {
+	b := onReal(t)
+	const inLine = 9_000
+	pipeline := b.redis.Pipeline()
+	for i := range inLine {
+		id := fmt.Sprintf("p%04d", i)
+		pipeline.HSet(t.Context(), recordKey(id), "id", id, "state", "queued", "generation", 0, "class", "interactive")
+		pipeline.ZAdd(t.Context(), lineKey, zed(id, time.Now()))
+	}
+	if _, err := pipeline.Exec(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.enqueue(aJob("ends"))
+	b.serve(queue.ServerConfig{}, succeed)
+	b.await("ends", job.Succeeded)
+	if n := b.redis.ZCard(t.Context(), lineKey).Val(); n == 0 || n == inLine {
+		t.Errorf("%d jobs stand in line after one has ended", n)
+	}
+}

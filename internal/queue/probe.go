@@ -60,12 +60,12 @@ func (c *Client) Ready(ctx context.Context) error {
 
 // look is Writable unless all was well a moment ago. One runs at a time.
 func (c *Client) look(ctx context.Context) error {
-	if c.Now().Sub(c.probe.well) < probeLife {
+	if c.now().Sub(c.probe.well) < probeLife {
 		return nil
 	}
 	err := c.Writable(ctx)
 	if err == nil {
-		c.probe.well = c.Now()
+		c.probe.well = c.now()
 	}
 	return err
 }
@@ -75,9 +75,9 @@ func (c *Client) probeKeys() []string {
 	if _, cluster := c.Redis.(*redis.ClusterClient); !cluster {
 		return []string{keyspace.Writable}
 	}
-	keys := make([]string, 0, len(classes()))
-	for class := range classes() {
-		keys = append(keys, keyspace.WritableOf(class))
+	keys := make([]string, 0, len(queues()))
+	for queue := range queues() {
+		keys = append(keys, keyspace.WritableOf(queue))
 	}
 	return keys
 }

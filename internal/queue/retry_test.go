@@ -2,7 +2,6 @@ package queue_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -46,9 +45,6 @@ func TestRetry(t *testing.T) {
 		if err != nil || status.State != job.Queued || status.Actor != forge.ActorUser || status.Requester != alice.Principal || status.Attempts != 0 || status.Failure != nil || !status.EndedAt.IsZero() {
 			t.Errorf("%+v %v", status, err)
 		}
-		if _, err := b.inspector.GetTaskInfo("interactive", "j1"); !errors.Is(err, asynq.ErrTaskNotFound) {
-			t.Errorf("the old task is still there: %v", err)
-		}
 		if _, err := b.client.Retry(t.Context(), installation, "j1"); fault.KindOf(err) != fault.Conflict {
 			t.Errorf("a retry of a queued job: %v", err)
 		}
@@ -80,7 +76,7 @@ func TestRetryWithoutTheArchive(t *testing.T) {
 		done := make(chan job.Job, 1)
 		b.serve(queue.ServerConfig{}, failFirst(done))
 		b.taskState("j1", asynq.TaskStateArchived)
-		if err := b.inspector.DeleteTask("interactive", "j1"); err != nil {
+		if err := b.inspector.DeleteTask(tickets, "j1.0.0"); err != nil {
 			t.Fatal(err)
 		}
 		if life := b.redis.PTTL(t.Context(), payloadKey("j1")).Val(); life < 6*24*time.Hour || life > 7*24*time.Hour {
@@ -103,7 +99,7 @@ func TestRetryOfWhatIsNotKept(t *testing.T) {
 	b.serve(queue.ServerConfig{}, failFirst(nil))
 	b.taskState("j1", asynq.TaskStateArchived)
 	b.redis.Del(t.Context(), payloadKey("j1"))
-	if err := b.inspector.DeleteTask("interactive", "j1"); err != nil {
+	if err := b.inspector.DeleteTask(tickets, "j1.0.0"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.client.Retry(t.Context(), installation, "j1"); fault.KindOf(err) != fault.NotFound || !strings.Contains(fault.Public(err), "submit it anew") {
@@ -226,7 +222,6 @@ func TestWakeRunsTheOldestFirst(t *testing.T) {
 			if status := b.await(id, job.Waiting); status.Attempts != 0 || status.Failure.Detail != "no token" {
 				t.Errorf("%+v", status)
 			}
-			b.taskState(id, asynq.TaskStateRetry) // one that is still on its way is woken after the others
 		}
 		if n, err := b.client.Wake(t.Context(), "another"); n != 0 || err != nil {
 			t.Errorf("another installation woke %d, %v", n, err)
@@ -280,46 +275,6 @@ func TestWakeIsNotLost(t *testing.T) {
 	})
 }
 
-// TestWakeOnTheWay: the record says waiting, and the task is not yet where asynq could run it.
-func TestWakeOnTheWay(t *testing.T) {
-	b := onReal(t)
-	b.enqueue(waiting("j1", time.Now()))
-	var attempts atomic.Int32
-	written, goOn := make(chan struct{}), make(chan struct{})
-	b.serve(queue.ServerConfig{Ended: func(context.Context, job.Job, queue.End) { // between the record and the acknowledgement
-		if attempts.Load() == 1 {
-			close(written)
-			<-goOn
-		}
-	}}, func(ctx context.Context, j job.Job) (job.Result, error) {
-		if attempts.Add(1) > 1 {
-			return succeed(ctx, j)
-		}
-		return job.Result{}, fault.Newf(fault.Expired, "no token")
-	})
-	receive(t, written)
-	b.await("j1", job.Waiting)
-	woken := make(chan int, 1)
-	go func() {
-		n, err := b.client.Wake(t.Context(), installation)
-		if err != nil {
-			t.Error(err)
-		}
-		woken <- n
-	}()
-	eventually(t, func() error { // it has tried, and found the task active
-		if b.redis.Exists(t.Context(), "gitsmith:{"+installation+"}:wakes").Val() == 0 {
-			return errors.New("not yet")
-		}
-		return nil
-	})
-	close(goOn)
-	if n := receive(t, woken); n != 1 {
-		t.Errorf("woke %d", n)
-	}
-	b.await("j1", job.Succeeded)
-}
-
 // TestWaitEnds: a job that waited long enough ends as expired.
 func TestWaitEnds(t *testing.T) {
 	b := onReal(t)
@@ -327,6 +282,8 @@ func TestWaitEnds(t *testing.T) {
 	b.serve(queue.ServerConfig{TokenWait: 50 * time.Millisecond}, func(context.Context, job.Job) (job.Result, error) {
 		return job.Result{}, fault.Newf(fault.Expired, "no token came")
 	})
+	b.await("j1", job.Waiting)
+	b.look(time.Hour)
 	if status := b.await("j1", job.Expired); status.Failure.Detail != "no token came" || status.Failure.Kind != fault.Expired {
 		t.Errorf("%+v", status.Failure)
 	}

@@ -5,16 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/hibiken/asynq"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/keyspace"
+	"github.com/gitsmith/gitsmith/internal/ledger"
 )
 
 // Processor does one attempt of a job. The error's kind decides what becomes of it: see package fault's table.
@@ -59,25 +60,22 @@ type Server struct {
 
 	base    context.Context //nolint:containedctx // of every attempt; ends when the grace time is over
 	halt    context.CancelCauseFunc
-	life    context.Context //nolint:containedctx // of sweeper and listener
+	life    context.Context //nolint:containedctx // of the listener and of whoever renews leases
 	end     context.CancelFunc
-	helpers sync.WaitGroup // sweeper and listener
+	helpers sync.WaitGroup // those two
 
 	mu   sync.Mutex
 	runs map[*run]struct{} // under way
-
-	sweeping sync.Mutex     // one sweep at a time
-	looked   map[string]int // where in asynq's lists the next sweep goes on; under sweeping
 }
 
 // maxBegun is how often a job may take its worker down with it before it is given up.
 const maxBegun = 5
 
 const (
-	sweepInterval  = 15 * time.Second
-	cancelInterval = 5 * time.Second // between looks for cancels that the channel lost
-	stopMargin     = 5 * time.Second // for attempts to notice that the grace time is over
-	startTimeout   = 5 * time.Second // of the first sweep
+	renewInterval = ledger.LeaseLife / 5
+	renewers      = 8               // leases that are renewed at the same time
+	stopMargin    = 5 * time.Second // for attempts to notice that the grace time is over
+	startTimeout  = 5 * time.Second // of the repair at the start
 )
 
 // NewServer makes a server; [Server.Start] starts it.
@@ -91,12 +89,12 @@ func NewServer(options Options, config ServerConfig) *Server {
 	setDefault(&config.TokenWait, 2*time.Hour)
 	s := &Server{
 		Options: options, config: config, client: NewClient(options), slots: make(chan struct{}, config.Concurrency),
-		runs: map[*run]struct{}{}, looked: map[string]int{},
+		runs: map[*run]struct{}{},
 	}
 	s.base, s.halt = context.WithCancelCause(context.Background())
 	s.life, s.end = context.WithCancel(context.Background())
 	s.asynq = asynq.NewServerFromRedisClient(options.Redis, asynq.Config{
-		Concurrency: config.Concurrency, Queues: classes(),
+		Concurrency: config.Concurrency, Queues: queues(),
 		TaskCheckInterval:        20 * time.Millisecond, // with the default an idle queue answers after 0.8 s
 		DelayedTaskCheckInterval: time.Second,
 		ShutdownTimeout:          config.Grace + stopMargin,
@@ -113,9 +111,11 @@ func setDefault[T ~int | ~int64](value *T, other T) {
 	}
 }
 
-// again is the error that puts a task off.
+// again is the error that has a ticket delivered once more.
 type again struct {
-	outcome
+	after   time.Duration
+	detail  string // public
+	counted bool
 }
 
 func (a *again) Error() string { return a.detail }
@@ -133,17 +133,19 @@ func isFailure(err error) bool {
 	return !errors.As(err, &put) || put.counted
 }
 
-// Start begins to take jobs. It returns at once, or after the first sweep where Redis is slow. A server starts once.
+// Start begins to take jobs. It returns at once, or after the first repair where Redis is slow. A server starts once.
 func (s *Server) Start() error {
 	// Before asynq's own recovery, which runs at its start and then once a minute: what is damaged would keep it from working.
 	first, done := context.WithTimeout(s.life, startTimeout)
-	s.sweepAll(first)
+	if err := s.client.Repair(first); err != nil {
+		s.Logger.WarnContext(first, "the queues could not be repaired; it is tried again within seconds", slog.String("error", err.Error()))
+	}
 	done()
 	if err := s.asynq.Start(asynq.HandlerFunc(s.handle)); err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
 	s.helpers.Go(func() { s.listen(s.life) })
-	s.helpers.Go(func() { s.sweep(s.life) })
+	s.helpers.Go(func() { s.renew(s.life) })
 	return nil
 }
 
@@ -156,8 +158,8 @@ func (s *Server) Stop() {
 	overdue.Stop()
 	s.halt(errStopping())
 	for _, left := range s.underWay() {
-		if left.fence != "" {
-			_, _ = s.finish(s.life, &left, decide(errStopping(), left.job, left.attempt, s.Now(), s.policy()), job.Result{}) // asynq has it
+		if left.at.Fence != "" {
+			_, _ = s.finish(s.life, &left, decide(errStopping(), left.job, left.at, s.now(), s.policy()), job.Result{}) // asynq has the ticket
 		}
 	}
 	s.end()
@@ -193,20 +195,16 @@ func (s *Server) listen(ctx context.Context) {
 	subscription := s.Redis.Subscribe(ctx, keyspace.CancelChannel)
 	defer subscription.Close() //nolint:errcheck // nothing is buffered
 	messages := subscription.Channel()
-	tick := time.NewTicker(cancelInterval)
-	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
-			s.lookForCancels(ctx)
 		case message, open := <-messages:
 			if !open {
 				return
 			}
 			for _, r := range s.underWay() {
-				if message.Payload == cancelMessage(r.job.Installation, r.job.ID, strconv.Itoa(r.job.Generation)) {
+				if message.Payload == cancelMessage(r.ticket.Installation, r.ticket.Job, r.ticket.Generation) {
 					r.cancel(errCanceled())
 				}
 			}
@@ -214,14 +212,44 @@ func (s *Server) listen(ctx context.Context) {
 	}
 }
 
-// lookForCancels ends attempts whose record says that they are to stop.
-func (s *Server) lookForCancels(ctx context.Context) {
-	for _, r := range s.underWay() {
-		asked, err := s.Redis.HGet(ctx, keyspace.Installation(r.job.Installation).Job(r.job.ID), "cancel").Result()
-		if err == nil && asked == strconv.Itoa(r.job.Generation) {
-			r.cancel(errCanceled())
+// renew keeps the leases of what runs, until ctx ends, and ends attempts that were canceled or given up.
+func (s *Server) renew(ctx context.Context) {
+	tick := time.NewTicker(renewInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.renewAll(ctx)
 		}
 	}
+}
+
+func (s *Server) renewAll(ctx context.Context) {
+	var group errgroup.Group
+	group.SetLimit(renewers)
+	for _, r := range s.underWay() {
+		if r.at.Fence != "" {
+			group.Go(func() error { return s.renewOne(ctx, r) })
+		}
+	}
+	if err := group.Wait(); err != nil && ctx.Err() == nil { // a lease that runs out while Redis is away is not judged at once
+		s.Logger.WarnContext(ctx, "the leases of jobs could not be renewed; it is tried again", slog.String("error", err.Error()))
+	}
+}
+
+func (s *Server) renewOne(ctx context.Context, r run) error {
+	verdict, err := s.client.Ledger.Renew(ctx, r.ticket.Installation, r.ticket.Job, r.at.Fence)
+	switch {
+	case err != nil:
+		return err
+	case verdict == ledger.Stop:
+		r.cancel(errCanceled())
+	case verdict == ledger.Lost:
+		r.cancel(errLost())
+	}
+	return nil
 }
 
 // asynqLogger says asynq's words with slog.

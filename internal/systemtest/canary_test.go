@@ -107,7 +107,7 @@ func (s *system) proveSearch(t *testing.T, worker *process, ended []view) {
 			t.Errorf("the search does not find what was planted in %s", place)
 		}
 	}
-	for _, place := range []string{"log of api", "metrics of api", "metrics of worker", "dashboard /dashboard/", "dashboard /dashboard/api/queues/interactive/completed_tasks"} {
+	for _, place := range []string{"log of api", "metrics of api", "metrics of worker", "dashboard /dashboard/", "dashboard /dashboard/api/queues/jobs-interactive/completed_tasks"} {
 		if len(found[place]) < 20 {
 			t.Errorf("%s was not looked at: %q", place, found[place])
 		}
@@ -128,10 +128,10 @@ func (s *system) searchable(found haul, worker *process, ended []view) {
 	found["metrics of worker"] = s.page(worker.ops + "/metrics")
 	pages := []string{"/dashboard/", "/dashboard/batches", "/dashboard/api/queues", "/dashboard/api/servers"}
 	for _, state := range []string{"pending", "active", "scheduled", "retry", "archived", "completed"} {
-		pages = append(pages, "/dashboard/api/queues/interactive/"+state+"_tasks")
+		pages = append(pages, "/dashboard/api/queues/jobs-interactive/"+state+"_tasks")
 	}
 	for _, job := range ended {
-		pages = append(pages, "/dashboard/api/queues/interactive/tasks/"+job.ID)
+		pages = append(pages, "/dashboard/api/queues/jobs-interactive/tasks/"+job.ID+".0.0")
 	}
 	for _, page := range pages {
 		found["dashboard "+page] = s.page(s.apiOps + page)

@@ -47,7 +47,7 @@ func (s *system) plantBatches(who caller, content, message string) (pages []stri
 	}
 	s.call(who, http.MethodGet, "/v1/batches", "")
 	for _, state := range []string{"archived", "completed"} {
-		pages = append(pages, "/dashboard/api/queues/batch/"+state+"_tasks")
+		pages = append(pages, "/dashboard/api/queues/jobs-batch/"+state+"_tasks")
 	}
 	return pages
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
+	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 const (
@@ -310,21 +311,17 @@ func within(t testing.TB, limit time.Duration, what string, try func() error) {
 	}
 }
 
-// unfinished is how many tasks asynq has that are not completed or archived.
+// unfinished is how many jobs there are that have not ended.
 func (s *system) unfinished() (int64, error) {
 	client, ctx := s.redis.Client(), s.t.Context()
 	left := int64(0)
-	for _, class := range []string{"interactive", "event", "batch"} {
-		prefix := "asynq:{" + class + "}:"
-		for _, list := range []string{"pending", "active"} {
-			n, err := client.LLen(ctx, prefix+list).Result()
-			if err != nil {
-				return 0, err
-			}
-			left += n
+	for _, pattern := range keyspace.LivePatterns() {
+		keys, err := client.Keys(ctx, pattern).Result()
+		if err != nil {
+			return 0, err
 		}
-		for _, set := range []string{"scheduled", "retry"} {
-			n, err := client.ZCard(ctx, prefix+set).Result()
+		for _, key := range keys {
+			n, err := client.ZCard(ctx, key).Result()
 			if err != nil {
 				return 0, err
 			}

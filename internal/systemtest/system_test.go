@@ -21,7 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket/bitbuckettest"
@@ -360,23 +359,10 @@ func (s *system) judge(branch string, jobs ...string) {
 	}
 }
 
-// forgiveDeadWorkers shortens what a dead worker leaves behind to wait for: asynq's leases and the repositories' locks run out
-// now instead of in half a minute. A worker that starts recovers tasks without a lease at once.
+// forgiveDeadWorkers shortens what a dead worker leaves behind to wait for: the repositories' locks run out now instead of in half a minute.
 func (s *system) forgiveDeadWorkers() {
 	s.t.Helper()
 	ctx, client := s.t.Context(), s.redis.Client()
-	for _, class := range []string{"interactive", "event", "batch"} {
-		lease := "asynq:{" + class + "}:lease"
-		members, err := client.ZRange(ctx, lease, 0, -1).Result()
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		for _, member := range members {
-			if err := client.ZAdd(ctx, lease, redis.Z{Score: 1, Member: member}).Err(); err != nil {
-				s.t.Fatal(err)
-			}
-		}
-	}
 	locks, err := client.Keys(ctx, "gitsmith:*lock*").Result()
 	if err != nil {
 		s.t.Fatal(err)
@@ -391,16 +377,12 @@ func (s *system) forgiveDeadWorkers() {
 // emptyQueues waits until nothing is left to do.
 func (s *system) emptyQueues() {
 	s.t.Helper()
-	client := s.redis.Client()
-	eventually(s.t, "the queues are empty", func() error {
-		for _, class := range []string{"interactive", "event", "batch"} {
-			for _, list := range []string{"pending", "active"} {
-				if n := client.LLen(s.t.Context(), "asynq:{"+class+"}:"+list).Val(); n != 0 {
-					return fmt.Errorf("%s has %d %s tasks", class, n, list)
-				}
-			}
+	eventually(s.t, "every job has ended", func() error {
+		left, err := s.unfinished()
+		if err == nil && left > 0 {
+			err = fmt.Errorf("%d are left", left)
 		}
-		return nil
+		return err
 	})
 }
 

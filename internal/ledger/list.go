@@ -1,7 +1,8 @@
-package queue
+package ledger
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 
@@ -19,7 +20,7 @@ const (
 )
 
 // List is a page of an installation's jobs, newest first. With a state or a requester, a page can be short though more follow: Next says so.
-func (c *Client) List(ctx context.Context, installation string, options job.ListOptions) (job.List, error) {
+func (l *Ledger) List(ctx context.Context, installation string, options job.ListOptions) (job.List, error) {
 	limit := options.Limit
 	if limit <= 0 {
 		limit = pageSize
@@ -31,11 +32,11 @@ func (c *Client) List(ctx context.Context, installation string, options job.List
 	}
 	var page job.List
 	for looked := 0; looked < maxLooked; {
-		members, err := c.following(ctx, installation, at)
+		members, err := l.following(ctx, installation, at)
 		if err != nil || len(members) == 0 {
 			return page, err
 		}
-		records, err := c.readAll(ctx, installation, members)
+		records, err := l.readAll(ctx, installation, members)
 		if err != nil {
 			return job.List{}, err
 		}
@@ -54,7 +55,7 @@ func (c *Client) List(ctx context.Context, installation string, options job.List
 			break
 		}
 	}
-	more, err := c.following(ctx, installation, at)
+	more, err := l.following(ctx, installation, at)
 	if err == nil && len(more) > 0 {
 		page.Next = at.String()
 	}
@@ -87,22 +88,38 @@ func parseCursor(text string) (cursor, error) {
 	return cursor{number, id}, nil
 }
 
-// following are the next ids of the index. Jobs of one millisecond are ordered by id, descending, and there may be more of them
-// than are read at once: a batch makes thousands.
-func (c *Client) following(ctx context.Context, installation string, at cursor) ([]redis.Z, error) {
-	from := "+inf"
-	if at.id != "" {
-		from = strconv.FormatInt(at.created, 10)
+// following are the next ids of the index. Jobs of one millisecond are ordered by id, descending, and there may be thousands of them: a
+// batch makes so many. So the page begins behind the cursor's place, and where that job is gone, behind its time.
+func (l *Ledger) following(ctx context.Context, installation string, at cursor) ([]redis.Z, error) {
+	key := keyspace.Installation(installation).Jobs()
+	if at.id == "" {
+		members, err := l.Redis.ZRevRangeWithScores(ctx, key, 0, maxPage-1).Result()
+		return members, unavailable(err, "list jobs")
 	}
+	pipeline := l.Redis.Pipeline()
+	place, score := pipeline.ZRevRank(ctx, key, at.id), pipeline.ZScore(ctx, key, at.id)
+	_, err := pipeline.Exec(ctx)
+	switch {
+	case err == nil && int64(score.Val()) == at.created:
+		members, err := l.Redis.ZRevRangeWithScores(ctx, key, place.Val()+1, place.Val()+maxPage).Result()
+		return members, unavailable(err, "list jobs")
+	case err != nil && !errors.Is(err, redis.Nil):
+		return nil, unavailable(err, "list jobs")
+	}
+	return l.behind(ctx, key, at)
+}
+
+// behind are the next ids behind a job that is not there.
+func (l *Ledger) behind(ctx context.Context, key string, at cursor) ([]redis.Z, error) {
 	for offset := int64(0); ; offset += maxPage {
-		members, err := c.Redis.ZRangeArgsWithScores(ctx, redis.ZRangeArgs{
-			Key: keyspace.Installation(installation).Jobs(), Start: from, Stop: "-inf", ByScore: true, Rev: true, Offset: offset, Count: maxPage,
+		members, err := l.Redis.ZRangeArgsWithScores(ctx, redis.ZRangeArgs{
+			Key: key, Start: strconv.FormatInt(at.created, 10), Stop: "-inf", ByScore: true, Rev: true, Offset: offset, Count: maxPage,
 		}).Result()
 		if err != nil {
 			return nil, unavailable(err, "list jobs")
 		}
 		read := len(members)
-		for len(members) > 0 && at.id != "" && int64(members[0].Score) == at.created && members[0].Member.(string) >= at.id {
+		for len(members) > 0 && int64(members[0].Score) == at.created && members[0].Member.(string) >= at.id {
 			members = members[1:]
 		}
 		if len(members) > 0 || read < maxPage {
@@ -112,8 +129,8 @@ func (c *Client) following(ctx context.Context, installation string, at cursor) 
 }
 
 // readAll reads records in one round trip, and forgets the ids of those that are gone.
-func (c *Client) readAll(ctx context.Context, installation string, members []redis.Z) ([]record, error) {
-	pipeline := c.Redis.Pipeline()
+func (l *Ledger) readAll(ctx context.Context, installation string, members []redis.Z) ([]record, error) {
+	pipeline := l.Redis.Pipeline()
 	answers := make([]*redis.MapStringStringCmd, len(members))
 	for i, member := range members {
 		answers[i] = pipeline.HGetAll(ctx, keyspace.Installation(installation).Job(member.Member.(string)))
@@ -130,7 +147,7 @@ func (c *Client) readAll(ctx context.Context, installation string, members []red
 		}
 	}
 	if len(gone) > 0 {
-		c.Redis.ZRem(ctx, keyspace.Installation(installation).Jobs(), gone...) // the page is right without it
+		l.Redis.ZRem(ctx, keyspace.Installation(installation).Jobs(), gone...) // the page is right without it
 	}
 	return records, nil
 }

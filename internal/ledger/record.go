@@ -1,8 +1,9 @@
-package queue
+package ledger
 
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,9 +20,9 @@ import (
 // hash table, which takes twice the memory and, while its job is queued, a tenth more of Redis's time.
 const shortField = 64
 
-// fieldsOf are a new record's, in the order that createScript counts on; what is not there is empty or zero. A repository whose name is
+// fieldsOf are a new record's, beside when its run was opened; what is not there is empty or zero. A repository whose name is
 // too long, as that of two UUIDs is, stands in two fields.
-func fieldsOf(j job.Job, now time.Time) []any {
+func fieldsOf(j job.Job) []any {
 	meta := j.MetaOf()
 	workspace, repository := "", j.Repository.String()
 	if len(repository) > shortField {
@@ -29,8 +30,7 @@ func fieldsOf(j job.Job, now time.Time) []any {
 	}
 	fields := []any{
 		"id", j.ID, "digest", j.Digest, "class", string(j.Class), "operation", string(meta.Operation), "repository", repository,
-		"actor", string(j.Actor.Kind), "created", j.CreatedAt.UnixMilli(), "generation", j.Generation, "opened", now.UnixMilli(),
-		"state", string(job.Queued),
+		"actor", string(j.Actor.Kind), "created", j.CreatedAt.UnixMilli(), "generation", j.Generation, "state", string(job.Queued),
 	}
 	for _, field := range [][2]string{{"branch", meta.Branch}, {"ref", meta.Ref}, {"rule", j.Rule}, {"workspace", workspace}, {"requester", j.Requester}} {
 		if field[1] != "" {
@@ -95,6 +95,7 @@ func (r record) status() job.Status {
 		Actor: forge.ActorKind(r["actor"]), Requester: r["requester"], Branch: r["branch"], Ref: r["ref"], Rule: r["rule"], Batch: r["batch"], Generation: r.number("generation"), Attempts: r.number("attempts"),
 		CreatedAt: r.time("created"), StartedAt: r.time("started"), EndedAt: r.time("ended"), NextAt: r.time("next"),
 	}
+	status.Ticket = Ticket{Job: status.ID, Generation: status.Generation, Serial: r.number("serial")}.ID()
 	if text := r.text("result"); text != "" {
 		result := new(job.Result)
 		if json.Unmarshal([]byte(text), result) == nil {
@@ -111,13 +112,13 @@ func (r record) status() job.Status {
 }
 
 // read is a job's record, or a NotFound fault.
-func read(ctx context.Context, client redis.UniversalClient, installation, id string) (record, error) {
-	fields, err := client.HGetAll(ctx, keyspace.Installation(installation).Job(id)).Result()
+func (l *Ledger) read(ctx context.Context, installation, id string) (record, error) {
+	fields, err := l.Redis.HGetAll(ctx, keyspace.Installation(installation).Job(id)).Result()
 	if err != nil {
 		return nil, unavailable(err, "look up job")
 	}
 	if len(fields) == 0 {
-		return nil, fault.Newf(fault.NotFound, "there is no job %.40q, or its time is over", id)
+		return nil, notThere(id)
 	}
 	return fields, nil
 }
@@ -130,13 +131,34 @@ func failureText(kind fault.Kind, detail string) string {
 	return string(text)
 }
 
-// recordOf is the part of a record that HMGET answered; fields that are not there are left out.
-func recordOf(fields []string, values []any) record {
-	found := record{}
-	for i, value := range values {
-		if text, ok := value.(string); ok {
-			found[fields[i]] = text
+// Get is a job of the installation, or a NotFound fault.
+func (l *Ledger) Get(ctx context.Context, installation, id string) (job.Status, error) {
+	found, err := l.read(ctx, installation, id)
+	if err != nil {
+		return job.Status{}, err
+	}
+	return found.status(), nil
+}
+
+// GetAll are several jobs of the installation, the zero Status for one that is not there.
+func (l *Ledger) GetAll(ctx context.Context, installation string, ids []string) ([]job.Status, error) {
+	all := make([]job.Status, 0, len(ids))
+	for page := range slices.Chunk(ids, eachPage) {
+		pipeline := l.Redis.Pipeline()
+		answers := make([]*redis.MapStringStringCmd, len(page))
+		for i, id := range page {
+			answers[i] = pipeline.HGetAll(ctx, keyspace.Installation(installation).Job(id))
+		}
+		if _, err := pipeline.Exec(ctx); err != nil {
+			return nil, unavailable(err, "look up jobs")
+		}
+		for _, answer := range answers {
+			if found := record(answer.Val()); len(found) > 0 {
+				all = append(all, found.status())
+			} else {
+				all = append(all, job.Status{})
+			}
 		}
 	}
-	return found
+	return all, nil
 }
