@@ -26,6 +26,8 @@ type Tickets interface {
 	Backlog(ctx context.Context) (ledger.Backlog, error)
 	// Repair mends what carries the tickets.
 	Repair(ctx context.Context) error
+	// Adopt takes over the jobs that an older version has left.
+	Adopt(ctx context.Context) error
 	// Instance names the Redis that answers; empty where it does not say.
 	Instance(ctx context.Context) (string, error)
 }
@@ -46,6 +48,7 @@ type Dispatcher struct {
 	shards   []int                // whose lease it has
 	leasedAt time.Time            // when the leases were last asked for
 	repaired time.Time            // when the tickets were last repaired
+	adopted  time.Time            // when jobs of an older version were last looked for
 	idle     map[string]time.Time // installations without jobs, since when
 }
 
@@ -54,6 +57,7 @@ const (
 	leasePause   = 2 * time.Second // between two askings for leases
 	leaseLife    = 6 * time.Second // of a shard's lease
 	repairPause  = 10 * time.Second
+	adoptPause   = time.Second
 	claimed      = 200 // installations of a shard that are looked at in one round
 	looks        = 8   // at the same time
 	mostRounds   = 50  // of looks at one installation, which finds the rest in the next round
@@ -138,11 +142,10 @@ func (d *Dispatcher) release(ctx context.Context) {
 }
 
 func (d *Dispatcher) round(ctx context.Context) error {
-	if d.shards[0] == 0 && time.Since(d.repaired) >= repairPause {
-		if err := d.Tickets.Repair(ctx); err != nil {
+	if d.shards[0] == 0 {
+		if err := d.mend(ctx); err != nil {
 			return err
 		}
-		d.repaired = time.Now()
 	}
 	at := time.Now()
 	found := map[string]bool{}
@@ -163,6 +166,23 @@ func (d *Dispatcher) round(ctx context.Context) error {
 		return err
 	}
 	return d.lookAt(ctx, found, backlog, at)
+}
+
+// mend has one process do what concerns all installations.
+func (d *Dispatcher) mend(ctx context.Context) error {
+	if time.Since(d.repaired) >= repairPause {
+		if err := d.Tickets.Repair(ctx); err != nil {
+			return err
+		}
+		d.repaired = time.Now()
+	}
+	if time.Since(d.adopted) >= adoptPause {
+		if err := d.Tickets.Adopt(ctx); err != nil {
+			return err
+		}
+		d.adopted = time.Now()
+	}
+	return nil
 }
 
 // lookAt looks at installations, several at the same time. One's trouble does not keep the others waiting.

@@ -55,12 +55,13 @@ func WritableOf(queue string) string { return "gitsmith:{" + queue + "}:writable
 // names are how the keys that scripts make themselves are called behind the installation's prefix. One that ends with a colon is
 // followed by what the key is about.
 var names = map[string]string{
-	"job":     "job:",
-	"payload": "payload:",
-	"jobs":    "jobs",
-	"asleep":  "asleep",
-	"wakes":   "wakes",
-	"woken":   "woken",
+	"job":       "job:",
+	"payload":   "payload:",
+	"jobs":      "jobs",
+	"asleep":    "asleep",
+	"wakes":     "wakes",
+	"woken":     "woken",
+	"old_slots": "slots:", "old_parked": "parked:", "old_waiting": "waiting", // of versions before tickets, whose jobs are adopted
 	"held":    "held:",
 	"line":    "line:",
 	"due":     "due",

@@ -65,7 +65,7 @@ func (l *Ledger) Create(ctx context.Context, j job.Job) (Created, error) {
 		{"replaced", replaced},
 		{"trim", trim},
 		{"keep", maxIndexed},
-	}, fieldsOf(j)...)
+	}, fieldsOf(j.MetaOf())...)
 	read, err := answerOf(j.Installation, command, 1)
 	if err != nil {
 		return Created{}, unavailable(err, "queue a job")

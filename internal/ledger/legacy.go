@@ -24,8 +24,14 @@ func (l *Ledger) Adopt(ctx context.Context, meta job.Meta, payload []byte) (goes
 		return false, err
 	}
 	verdict, err := adoptScript.run(ctx, l.Redis, []string{keyspace.Installation(meta.Installation).Prefix()}, []arg{
-		{"now", l.clock()}, {"id", meta.ID}, {"generation", meta.Generation}, {"class", string(meta.Class)}, {"created", meta.CreatedAt.UnixMilli()},
-		{"payload", payload}, {"life", liveLife.Milliseconds()}, {"wait", adoptWait.Milliseconds()},
+		{"now", l.clock()},
+		{"id", meta.ID},
+		{"generation", meta.Generation},
+		{"class", string(meta.Class)},
+		{"created", meta.CreatedAt.UnixMilli()},
+		{"payload", payload},
+		{"life", liveLife.Milliseconds()},
+		{"wait", adoptWait.Milliseconds()},
 	}, fieldsOf(meta)...).Text()
 	return verdict == "adopted", unavailable(err, "take over a job")
 }

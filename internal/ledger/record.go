@@ -22,23 +22,22 @@ const shortField = 64
 
 // fieldsOf are a new record's, beside when its run was opened; what is not there is empty or zero. A repository whose name is
 // too long, as that of two UUIDs is, stands in two fields.
-func fieldsOf(j job.Job) []any {
-	meta := j.MetaOf()
-	workspace, repository := "", j.Repository.String()
+func fieldsOf(meta job.Meta) []any {
+	workspace, repository := "", meta.Repository.String()
 	if len(repository) > shortField {
 		workspace, repository, _ = strings.Cut(repository, "/")
 	}
 	fields := []any{
-		"id", j.ID, "digest", j.Digest, "class", string(j.Class), "operation", string(meta.Operation), "repository", repository,
-		"actor", string(j.Actor.Kind), "created", j.CreatedAt.UnixMilli(), "generation", j.Generation, "state", string(job.Queued),
+		"id", meta.ID, "digest", meta.Digest, "class", string(meta.Class), "operation", string(meta.Operation), "repository", repository,
+		"actor", string(meta.Actor.Kind), "created", meta.CreatedAt.UnixMilli(), "generation", meta.Generation, "state", string(job.Queued),
 	}
-	for _, field := range [][2]string{{"branch", meta.Branch}, {"ref", meta.Ref}, {"rule", j.Rule}, {"workspace", workspace}, {"requester", j.Requester}} {
+	for _, field := range [][2]string{{"branch", meta.Branch}, {"ref", meta.Ref}, {"rule", meta.Rule}, {"workspace", workspace}, {"requester", meta.Requester}} {
 		if field[1] != "" {
 			fields = append(fields, field[0], field[1])
 		}
 	}
-	if j.Batch.ID != "" {
-		fields = append(fields, "batch", j.Batch.ID, "item", j.Batch.Item)
+	if meta.Batch != "" {
+		fields = append(fields, "batch", meta.Batch, "item", meta.Item)
 	}
 	return fields
 }

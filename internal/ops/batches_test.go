@@ -175,7 +175,7 @@ func TestOneBatch(t *testing.T) {
 	}
 	shown := pages(t, s, nil)
 	body := ask(t, shown, firstBatch+"?state=waiting").Body.String()
-	for _, want := range []string{"acme/many-000", "acme/many-049", `href="/dashboard/queues/batch/tasks/job%2F3"`, "Move the pipelines", `rel="next"`} {
+	for _, want := range []string{"acme/many-000", "acme/many-049", `href="/dashboard/queues/jobs-batch/tasks/job%2F3"`, "Move the pipelines", `rel="next"`} {
 		if !strings.Contains(body, want) {
 			t.Errorf("the first page lacks %q", want)
 		}

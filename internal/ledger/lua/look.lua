@@ -28,7 +28,7 @@ end
 local due = redis.call('ZRANGEBYSCORE', root .. key_due, '-inf', now, 'LIMIT', 0, 100)
 for _, id in ipairs(due) do
   local record = root .. key_job .. id
-  local have = redis.call('HMGET', record, 'state', 'class', 'cancel', 'generation', 'batch', 'item', 'created', 'looks', 'lease')
+  local have = redis.call('HMGET', record, 'state', 'class', 'cancel', 'generation', 'batch', 'item', 'created', 'looks', 'lease', 'next')
   local state = have[1]
   if state == 'running' and tonumber(have[9] or 0) > now then
     redis.call('ZADD', root .. key_due, have[9], id)
@@ -36,6 +36,8 @@ for _, id in ipairs(due) do
     lapse(id, record, have)
   elseif state == 'running' then
     redis.call('ZADD', root .. key_due, now + pause, id)
+  elseif state == 'retrying' and tonumber(have[10] or 0) > now then
+    redis.call('ZADD', root .. key_due, have[10], id)
   elseif state == 'retrying' then
     local looks = redis.call('HINCRBY', record, 'looks', 1)
     redis.call('ZADD', root .. key_due, now + math.min(tonumber(most), 10000 * 2 ^ (looks - 1)), id)
@@ -45,6 +47,8 @@ for _, id in ipairs(due) do
     redis.call('HSET', record, 'state', 'queued')
     redis.call('HDEL', record, 'next')
     move_item(root, have[5], have[6], 'waiting', 'queued', now)
+    stand_in_line(root, id, have[2], have[7])
+  elseif state == 'queued' and not redis.call('ZSCORE', root .. key_held .. have[2], id) then
     stand_in_line(root, id, have[2], have[7])
   else
     redis.call('ZREM', root .. key_due, id)
