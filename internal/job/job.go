@@ -37,6 +37,8 @@ type Job struct {
 	Impersonate bool
 	// Generation counts the retries that a caller asked for; it tells a new run from the same run delivered twice.
 	Generation int
+	// Attempt counts how often the job ever began, over all generations; whoever has a greater one has taken the job over.
+	Attempt int
 	// Batch is the batch that the job is part of; zero for none.
 	Batch BatchRef
 

@@ -3,6 +3,8 @@ package ledger
 import (
 	"context"
 	"encoding/json"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/batch"
@@ -50,6 +52,7 @@ type Attempt struct {
 	OpenedAt time.Time // when the run was asked for
 	DueAt    time.Time // when it was to begin
 	Fence    string    // names the attempt among all of the job
+	Run      int       // counts them; a greater one has taken over
 	wakes    string
 }
 
@@ -88,6 +91,7 @@ func (l *Ledger) Begin(ctx context.Context, t Ticket, attempt string) (Begun, er
 			Number: int(read.number(1)), Begun: int(read.number(2)), Snoozes: int(read.number(3)), OpenedAt: time.UnixMilli(read.number(4)),
 			DueAt: time.UnixMilli(read.number(5)), Fence: read.texts[6], wakes: read.texts[7],
 		}
+		begun.Attempt.Run, _ = strconv.Atoi(strings.SplitN(read.texts[6], "-", 2)[0]) // the script wrote it
 		begun.Payload = []byte(read.texts[8])
 	case begun.Verdict == Early, begun.Verdict == Run:
 		return Begun{}, unavailable(errForm, "begin a job")

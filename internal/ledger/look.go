@@ -11,6 +11,9 @@ import (
 
 var lookScript = load("look")
 
+// judgePause is how soon a lease that has run out is looked at again while none is judged.
+const judgePause = time.Second
+
 // mostPause is the longest time between two tickets of a job that nobody begins.
 const mostPause = 5 * time.Minute
 
@@ -35,7 +38,7 @@ func (l *Ledger) Look(ctx context.Context, installation string, backlog Backlog,
 		{"now", l.clock()},
 		{"cap", l.Cap},
 		{"judge", flag(judge)},
-		{"pause", LeaseLife.Milliseconds()},
+		{"pause", judgePause.Milliseconds()},
 		{"most", mostPause.Milliseconds()},
 		{"retention", l.Retention.Milliseconds()},
 		{"once", max(l.Retention, onceLife).Milliseconds()},

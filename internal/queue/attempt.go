@@ -88,7 +88,7 @@ func (s *Server) open(ctx context.Context, r *run, begun ledger.Begun) error {
 	if err != nil {
 		j = r.job
 	}
-	j.Generation = r.ticket.Generation
+	j.Generation, j.Attempt = r.ticket.Generation, begun.Attempt.Run
 	s.mu.Lock()
 	r.job, r.at = j, begun.Attempt
 	s.mu.Unlock()

@@ -54,6 +54,7 @@ func enqueueAndServe(t *testing.T, b *bundle) {
 		taken <- j
 		return succeed(ctx, j)
 	})
+	j.Attempt = 1
 	if diff := cmp.Diff(j, receive(t, taken)); diff != "" {
 		t.Errorf("the worker's job is another:\n%s", diff)
 	}

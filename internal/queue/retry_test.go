@@ -49,7 +49,7 @@ func TestRetry(t *testing.T) {
 			t.Errorf("a retry of a queued job: %v", err)
 		}
 		b.serve(queue.ServerConfig{}, failFirst(done))
-		j.Generation = 1
+		j.Generation, j.Attempt = 1, 2
 		if diff := cmp.Diff(j, receive(t, done)); diff != "" {
 			t.Errorf("the retry is another job:\n%s", diff)
 		}

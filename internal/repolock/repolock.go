@@ -7,7 +7,9 @@ package repolock
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/go-redsync/redsync/v4"
@@ -65,16 +67,23 @@ const (
 // retryAfter is what a caller who waited in vain is told, with jitter on top.
 const retryAfter = 2 * time.Second
 
+// Holder is an attempt of a job. A later one of the same job takes the lock over at once: the queue lets it begin only where it has given the
+// earlier one up, as when its worker was killed.
+type Holder struct {
+	Job     string
+	Attempt int // greater than that of every attempt before
+}
+
 // Acquire takes the lock of a repository. Two names of the same repository are two locks: resolve it first. It waits for
 // another holder at most Options.Wait; then the error is a Throttled fault with a short RetryAfter. The caller must Release
 // the lock. The end of ctx ends the waiting and, later, the lock's Context, but does not release it.
-func (l *Locker) Acquire(ctx context.Context, installation, repository string) (*Lock, error) {
+func (l *Locker) Acquire(ctx context.Context, installation, repository string, holder Holder) (*Lock, error) {
 	if installation == "" || repository == "" {
 		return nil, fault.Newf(fault.Internal, "lock a repository: no installation or no repository was named")
 	}
 	deadline := time.Now().Add(l.wait)
 	for pause := firstPause; ; pause = min(2*pause, longPause) {
-		lock, err := l.try(ctx, installation, repository)
+		lock, err := l.try(ctx, installation, repository, holder)
 		if lock != nil || err != nil {
 			return lock, err
 		}
@@ -105,18 +114,44 @@ local fence = redis.call('INCR', KEYS[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return fence`)
 
+// takeoverScript takes the lock away from an earlier attempt of the same job. It reports whether it has.
+//
+// KEYS: lock. ARGV: job, attempt.
+var takeoverScript = redis.NewScript(`
+local job, attempt = string.match(redis.call('GET', KEYS[1]) or '', '^(%S+) (%d+) ')
+if job ~= ARGV[1] or tonumber(attempt) >= tonumber(ARGV[2]) then return 0 end
+return redis.call('DEL', KEYS[1])`)
+
+// value is what the lock holds: the holder, and something random so that no two locks are equal.
+func (h Holder) value() (string, error) {
+	return fmt.Sprintf("%s %d %s", h.Job, h.Attempt, strconv.FormatUint(rand.Uint64(), 36)), nil
+}
+
+// lock returns false while another holds the lock.
+func (l *Locker) lock(ctx context.Context, mutex *redsync.Mutex, key string, holder Holder) (bool, error) {
+	for {
+		err := mutex.TryLockContext(ctx)
+		var taken *redsync.ErrTaken
+		switch {
+		case err == nil:
+			return true, nil
+		case !errors.As(err, &taken) && !errors.Is(err, redsync.ErrFailed):
+			return false, err
+		}
+		ours, err := takeoverScript.Run(ctx, l.redis, []string{key}, holder.Job, holder.Attempt).Bool()
+		if err != nil || !ours {
+			return false, err
+		}
+	}
+}
+
 // try returns neither a lock nor an error while another holds it.
-func (l *Locker) try(ctx context.Context, installation, repository string) (*Lock, error) {
+func (l *Locker) try(ctx context.Context, installation, repository string, holder Holder) (*Lock, error) {
 	keys := keyspace.Installation(installation).Repository(repository)
 	mutex := l.redsync.NewMutex(keys.Lock(),
-		redsync.WithExpiry(l.ttl), redsync.WithTries(1), redsync.WithTimeoutFactor(0.5))
+		redsync.WithExpiry(l.ttl), redsync.WithTries(1), redsync.WithTimeoutFactor(0.5), redsync.WithGenValueFunc(holder.value))
 	begun := time.Now()
-	err := mutex.TryLockContext(ctx)
-	var taken *redsync.ErrTaken
-	switch {
-	case errors.As(err, &taken), errors.Is(err, redsync.ErrFailed):
-		return nil, nil
-	case err != nil:
+	if locked, err := l.lock(ctx, mutex, keys.Lock(), holder); err != nil || !locked {
 		return nil, l.classify(ctx, err, "lock the repository")
 	}
 	fence, err := fenceScript.Run(ctx, l.redis, []string{keys.Lock(), keys.Fence()},

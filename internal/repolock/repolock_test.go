@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 
 func acquire(t *testing.T, locker *Locker) *Lock {
 	t.Helper()
-	lock, err := locker.Acquire(t.Context(), installation, repository)
+	lock, err := locker.Acquire(t.Context(), installation, repository, Holder{})
 	if err != nil {
 		t.Fatalf("Acquire: %v", fault.Private(err))
 	}
@@ -65,7 +65,7 @@ func TestOneHolderAtATime(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range 16 {
 		group.Go(func() {
-			lock, err := lockers[i%2].Acquire(t.Context(), installation, repository)
+			lock, err := lockers[i%2].Acquire(t.Context(), installation, repository, Holder{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -94,7 +94,7 @@ func TestOtherRepositoriesAndInstallationsAreFree(t *testing.T) {
 	locker := New(queuetest.Start(t).Client(), Options{})
 	acquire(t, locker)
 	for _, other := range [][2]string{{installation, "acme/api"}, {"other", repository}} {
-		lock, err := locker.Acquire(t.Context(), other[0], other[1])
+		lock, err := locker.Acquire(t.Context(), other[0], other[1], Holder{})
 		if err != nil {
 			t.Fatalf("%v: %v", other, err)
 		}
@@ -102,7 +102,7 @@ func TestOtherRepositoriesAndInstallationsAreFree(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := locker.Acquire(t.Context(), installation, ""); fault.KindOf(err) != fault.Internal {
+	if _, err := locker.Acquire(t.Context(), installation, "", Holder{}); fault.KindOf(err) != fault.Internal {
 		t.Errorf("no repository: %v, want an Internal fault", err)
 	}
 }
@@ -111,7 +111,7 @@ func TestWaitingEndsAsThrottled(t *testing.T) {
 	t.Parallel()
 	locker := New(queuetest.Start(t).Client(), Options{Wait: 50 * time.Millisecond})
 	lock := acquire(t, locker)
-	_, err := locker.Acquire(t.Context(), installation, repository)
+	_, err := locker.Acquire(t.Context(), installation, repository, Holder{})
 	if wait := fault.RetryAfter(err); fault.KindOf(err) != fault.Throttled || wait < time.Second || wait > 5*time.Second {
 		t.Fatalf("second holder: %v after %v, want a Throttled fault with a short wait", err, wait)
 	}
@@ -128,7 +128,7 @@ func TestWaitingEndsWithTheContext(t *testing.T) {
 	stopping := errors.New("stopping")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	time.AfterFunc(30*time.Millisecond, func() { cancel(stopping) })
-	if _, err := locker.Acquire(ctx, installation, repository); !errors.Is(err, stopping) {
+	if _, err := locker.Acquire(ctx, installation, repository, Holder{}); !errors.Is(err, stopping) {
 		t.Errorf("Acquire: %v, want the cause of its context", err)
 	}
 }
@@ -152,7 +152,7 @@ func TestLockOutlivesItsTTLWhileHeld(t *testing.T) {
 	client := queuetest.Start(t).Client()
 	locker := New(client, Options{TTL: time.Second, Wait: 3 * time.Second})
 	lock := acquire(t, locker)
-	if _, err := locker.Acquire(t.Context(), installation, repository); fault.KindOf(err) != fault.Throttled {
+	if _, err := locker.Acquire(t.Context(), installation, repository, Holder{}); fault.KindOf(err) != fault.Throttled {
 		t.Errorf("three TTLs later another has it: %v", err)
 	}
 	if lock.Context().Err() != nil {
@@ -221,7 +221,7 @@ func TestKilledHolderLosesItToTheNext(t *testing.T) {
 		t.Fatalf("the holder did not get the lock: %v", err)
 	}
 	locker := New(server.Client(), Options{Wait: time.Nanosecond})
-	if _, err := locker.Acquire(t.Context(), installation, repository); fault.KindOf(err) != fault.Throttled {
+	if _, err := locker.Acquire(t.Context(), installation, repository, Holder{}); fault.KindOf(err) != fault.Throttled {
 		t.Errorf("while it lives: %v, want a Throttled fault", err)
 	}
 	if err := holder.Process.Kill(); err != nil {
@@ -240,7 +240,7 @@ func TestKilledHolderLosesItToTheNext(t *testing.T) {
 
 // holdForever is the body of the process that TestKilledHolderLosesItToTheNext kills.
 func holdForever(addr string) {
-	lock, err := New(redis.NewClient(&redis.Options{Addr: addr}), Options{TTL: time.Second}).Acquire(context.Background(), installation, repository)
+	lock, err := New(redis.NewClient(&redis.Options{Addr: addr}), Options{TTL: time.Second}).Acquire(context.Background(), installation, repository, Holder{})
 	if err == nil {
 		err = lock.SetIntent(context.Background(), "job", Intent{Commit: "of the killed"})
 	}
@@ -268,12 +268,12 @@ func TestRedisAwayForShortKeepsTheLock(t *testing.T) {
 	if _, _, err := lock.Intent(t.Context(), "job"); fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("Intent without Redis: %v, want an Unavailable fault", err)
 	}
-	if _, err := locker.Acquire(t.Context(), installation, "acme/api"); fault.KindOf(err) != fault.Unavailable {
+	if _, err := locker.Acquire(t.Context(), installation, "acme/api", Holder{}); fault.KindOf(err) != fault.Unavailable {
 		t.Errorf("Acquire without Redis: %v, want an Unavailable fault", err)
 	}
 	server.Restart()
 	again := New(server.Client(), Options{})
-	if _, err := again.Acquire(t.Context(), installation, "acme/other"); err != nil {
+	if _, err := again.Acquire(t.Context(), installation, "acme/other", Holder{}); err != nil {
 		t.Errorf("after the restart: %v", err)
 	}
 	eventually(t, func() bool {

@@ -49,7 +49,7 @@ func (c gitClient) Fetch(ctx context.Context, remote gitrepo.Remote, want gitrep
 
 // Locker locks a repository for one push at a time. [NewLocker] makes one of a [repolock.Locker].
 type Locker interface {
-	Acquire(ctx context.Context, installation, repository string) (Lock, error)
+	Acquire(ctx context.Context, installation, repository string, holder repolock.Holder) (Lock, error)
 }
 
 // Lock is a [repolock.Lock].
@@ -65,8 +65,8 @@ func NewLocker(locker *repolock.Locker) Locker { return repositoryLocker{locker}
 
 type repositoryLocker struct{ *repolock.Locker }
 
-func (l repositoryLocker) Acquire(ctx context.Context, installation, repository string) (Lock, error) {
-	lock, err := l.Locker.Acquire(ctx, installation, repository)
+func (l repositoryLocker) Acquire(ctx context.Context, installation, repository string, holder repolock.Holder) (Lock, error) {
+	lock, err := l.Locker.Acquire(ctx, installation, repository, holder)
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ func (quiet) Exchange(context.Context) error                          { return n
 func (quiet) TokenLife(string, time.Duration)                         {}
 func (quiet) ExpiredRejection(string)                                 {}
 
-func (quiet) Acquire(ctx context.Context, _, _ string) (worker.Lock, error) {
+func (quiet) Acquire(ctx context.Context, _, _ string, _ repolock.Holder) (worker.Lock, error) {
 	return forgetful{ctx}, nil
 }
 

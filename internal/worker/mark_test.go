@@ -59,7 +59,7 @@ type rememberingLock struct {
 	intents map[string]repolock.Intent
 }
 
-func (r remembering) Acquire(ctx context.Context, _, _ string) (worker.Lock, error) {
+func (r remembering) Acquire(ctx context.Context, _, _ string, _ repolock.Holder) (worker.Lock, error) {
 	return rememberingLock{forgetful{ctx}, r.intents}, nil
 }
 
@@ -195,8 +195,8 @@ type arrivingLock struct {
 	arriving
 }
 
-func (a arriving) Acquire(ctx context.Context, installation, repository string) (worker.Lock, error) {
-	lock, err := a.remembering.Acquire(ctx, installation, repository)
+func (a arriving) Acquire(ctx context.Context, installation, repository string, holder repolock.Holder) (worker.Lock, error) {
+	lock, err := a.remembering.Acquire(ctx, installation, repository, holder)
 	return arrivingLock{lock, a}, err
 }
 
@@ -234,12 +234,12 @@ func TestRealLocks(t *testing.T) {
 	if again := b.do("1", push); again.Commit != pushed.Commit || again.Unchanged {
 		t.Errorf("%+v, then %+v", pushed, again)
 	}
-	held, err := locks.Acquire(t.Context(), "i", "acme/web")
+	held, err := locks.Acquire(t.Context(), "i", "acme/web", repolock.Holder{Job: "other"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = held.Release(context.WithoutCancel(t.Context())) }()
-	if lock, err := locks.Acquire(t.Context(), "i", "acme/web"); lock != nil || fault.KindOf(err) != fault.Throttled {
+	if lock, err := locks.Acquire(t.Context(), "i", "acme/web", repolock.Holder{Job: "other"}); lock != nil || fault.KindOf(err) != fault.Throttled {
 		t.Errorf("a lock that is held: %v, %v", lock, err)
 	}
 	if _, err := b.try("2", push); fault.KindOf(err) != fault.Throttled {

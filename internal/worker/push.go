@@ -47,7 +47,7 @@ func (w *Worker) push(ctx context.Context, j job.Job, repository bitbucket.Repos
 }
 
 func (w *Worker) pushLocked(ctx context.Context, j job.Job, repository bitbucket.Repository) (*job.PushResult, error) {
-	lock, err := w.Locker.Acquire(ctx, j.Installation, repository.String())
+	lock, err := w.Locker.Acquire(ctx, j.Installation, repository.String(), repolock.Holder{Job: j.ID, Attempt: j.Attempt})
 	if err != nil {
 		return nil, err
 	}

@@ -101,7 +101,7 @@ func (w *world) Put(_ context.Context, _ string, actor forge.Actor, token forge.
 
 func (w *world) RecentlyInstalled(context.Context, string) (bool, error) { return w.recent, nil }
 
-func (w *world) Acquire(ctx context.Context, _, _ string) (worker.Lock, error) {
+func (w *world) Acquire(ctx context.Context, _, _ string, _ repolock.Holder) (worker.Lock, error) {
 	if w.lockErr != nil {
 		return nil, w.lockErr
 	}
