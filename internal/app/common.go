@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/gitsmith/gitsmith/internal/artifact"
-	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/config"
 	"github.com/gitsmith/gitsmith/internal/installation"
+	"github.com/gitsmith/gitsmith/internal/ledger"
 	"github.com/gitsmith/gitsmith/internal/ops"
 	"github.com/gitsmith/gitsmith/internal/queue"
 	"github.com/gitsmith/gitsmith/internal/repolock"
@@ -42,7 +42,7 @@ type base struct {
 	vault         *vault.Vault
 	artifacts     *artifact.Store
 	installations *installation.Store
-	batches       *batch.Store
+	batches       *ledger.Batches
 	closers       []func() error // in the order of opening
 }
 
@@ -79,7 +79,7 @@ func open(ctx context.Context, service string, settings config.Common, log io.Wr
 	b.queue = queue.Options{
 		Redis: b.redis, Keyring: settings.Keyring, Retention: settings.Retention, Cap: settings.InstallationJobs, Logger: b.logger,
 	}
-	b.batches = batch.NewStore(batch.Options{
+	b.batches = ledger.NewBatches(ledger.BatchOptions{
 		Redis: b.redis, Keyring: settings.Keyring, Jobs: queue.NewClient(b.queue), Retention: settings.Retention, Logger: b.logger,
 	})
 	return b, nil

@@ -25,6 +25,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/gitrepo"
 	"github.com/gitsmith/gitsmith/internal/installation"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/ledger"
 	"github.com/gitsmith/gitsmith/internal/queue"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
 	"github.com/gitsmith/gitsmith/internal/secret"
@@ -66,7 +67,7 @@ func startHousekeeping(t *testing.T) *tended {
 		queue:         queue.Options{Redis: client, Keyring: ring, Cap: 2},
 		installations: installation.New(client, installation.Options{Remember: -1, Now: func() time.Time { return k.now }}),
 	}
-	b.batches = batch.NewStore(batch.Options{Redis: client, Keyring: ring, Jobs: queue.NewClient(b.queue)})
+	b.batches = ledger.NewBatches(ledger.BatchOptions{Redis: client, Keyring: ring, Jobs: queue.NewClient(b.queue)})
 	k.housekeeping = b.newHousekeeping(git)
 	return k
 }

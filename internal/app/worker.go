@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/budget"
 	"github.com/gitsmith/gitsmith/internal/config"
@@ -77,8 +76,8 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 	if err != nil {
 		return err
 	}
-	driver := batch.NewDriver(batch.DriverConfig{
-		Store: b.batches, Queue: queue.NewClient(b.queue), Tokens: b.vault, Lister: rest, Workspaces: b.installations, TokenMargin: settings.TokenMargin,
+	driver := dispatch.NewDriver(dispatch.DriverConfig{
+		Batches: b.batches, Queue: queue.NewClient(b.queue), Tokens: b.vault, Lister: rest, Workspaces: b.installations, TokenMargin: settings.TokenMargin,
 		Logger: b.logger,
 	})
 	tickets := queue.NewClient(b.queue)
@@ -100,7 +99,7 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 }
 
 func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbucket.Client, recipes *recipe.Book) *worker.Worker {
-	content := &batch.Filler{Store: b.batches, Limits: jobLimits(settings.Common)}
+	content := &dispatch.Filler{Batches: b.batches, Limits: jobLimits(settings.Common)}
 	jobs := worker.New(worker.Config{
 		Content: content,
 		Tokens:  b.vault, Installs: b.vault, Installations: b.installations, Names: b.installations,
@@ -131,7 +130,7 @@ func (b *base) recipes(ctx context.Context, path string) (*recipe.Book, error) {
 // exchangesPerMinute is Atlassian's bound on exchanges of tokens by one app, 1,000, with room for what others count otherwise.
 const exchangesPerMinute = 950
 
-func (b *base) serverConfig(settings config.Worker, processor queue.Processor, driver *batch.Driver) queue.ServerConfig {
+func (b *base) serverConfig(settings config.Worker, processor queue.Processor, driver *dispatch.Driver) queue.ServerConfig {
 	return queue.ServerConfig{
 		Processor: processor, Concurrency: settings.Concurrency, JobTimeout: settings.JobTimeout, Grace: settings.Grace,
 		TokenWait: settings.TokenWait,

@@ -68,7 +68,7 @@ var libraries = map[string][]string{
 	"github.com/labstack/echo":        {"internal/receiver"},
 	"github.com/prometheus/":          {"internal/telemetry"},
 	"github.com/redis/go-redis": {
-		"internal/pipeline", "internal/vault", "internal/repolock", "internal/queue", "internal/installation", "internal/budget", "internal/batch", "internal/ledger", "internal/ops", "internal/app",
+		"internal/pipeline", "internal/vault", "internal/repolock", "internal/queue", "internal/installation", "internal/budget", "internal/ledger", "internal/ops", "internal/app",
 		"internal/queue/queuetest",
 	},
 	"go.opentelemetry.io/": {"internal/telemetry"},
@@ -97,7 +97,7 @@ var standard = map[string][]string{
 
 // pure rooms touch nothing outside the process.
 var (
-	pure   = []string{"internal/fault", "internal/secret", "internal/expression", "internal/glob", "internal/edit", "internal/job"}
+	pure   = []string{"internal/fault", "internal/secret", "internal/expression", "internal/glob", "internal/edit", "internal/job", "internal/batch"}
 	impure = []string{"os", "net", "os/exec", "syscall"}
 	// edit takes the names of modes and of the empty file from os, which go-gitdiff speaks in; it opens nothing.
 	pureBut = map[string]string{"internal/edit": "os"}

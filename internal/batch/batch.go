@@ -1,5 +1,5 @@
-// Package batch is one change over many repositories: what was asked for, where each repository stands, and what may begin next. Each
-// repository is a job of the queue; the batch is what they have in common, kept in Redis.
+// Package batch is one change over many repositories: what was asked for, what it comes to for each repository, and how the whole stands.
+// Each repository is a job of the queue; the batch is what they have in common. The package is pure: internal/ledger keeps batches.
 package batch
 
 import (
@@ -8,7 +8,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
@@ -37,6 +36,9 @@ const (
 	StateStopped   State = "stopped" // by itself: too many failed
 	StateFinished  State = "finished"
 	StateCanceled  State = "canceled"
+
+	// StateWriting is of a batch whose repositories are still being written down. Callers do not see it.
+	StateWriting State = "writing"
 )
 
 // Status is a batch as its installation, or an operator, may see it.
@@ -162,46 +164,11 @@ func derived(parts ...string) string {
 // JobID is the id of the job of one repository: the same whoever begins it, and however often.
 func JobID(batch string, item int) string { return derived("job", batch, strconv.Itoa(item)) }
 
-// entry is one repository as it is kept.
-type entry struct {
-	Workspace      string      `json:"w,omitempty"`
-	Slug           string      `json:"s,omitempty"`
-	WorkspaceUUID  string      `json:"wu,omitempty"`
-	RepositoryUUID string      `json:"ru,omitempty"`
-	Values         []byte      `json:"v,omitempty"` // sealed
-	Details        *details    `json:"d,omitempty"`
-	Expect         *job.Expect `json:"e,omitempty"` // of the dry run
-	Index          *int        `json:"i,omitempty"` // of the dry run, whose expressions spoke of it; nil for its own number
-}
-
-// details are what Bitbucket says of a repository beside its name.
-type details struct {
-	Workspace  string `json:"w,omitempty"` // and Slug: of one that was given by its UUIDs
-	Slug       string `json:"s,omitempty"`
-	UUID       string `json:"u,omitempty"`
-	Name       string `json:"n,omitempty"`
-	Project    string `json:"p,omitempty"`
-	Language   string `json:"l,omitempty"`
-	MainBranch string `json:"m,omitempty"`
-}
-
-func (e entry) repository() bitbucket.Repository {
-	return bitbucket.Repository{Workspace: e.Workspace, Slug: e.Slug, WorkspaceUUID: e.WorkspaceUUID, RepositoryUUID: e.RepositoryUUID}
-}
-
-// name is what callers call the repository.
-func (e entry) name() string {
-	if e.Slug == "" && e.Details != nil && e.Details.Slug != "" {
-		return e.Details.Workspace + "/" + e.Details.Slug
+// JobIDs are the ids of the jobs of several repositories.
+func JobIDs(batch string, items []int) []string {
+	ids := make([]string, len(items))
+	for i, item := range items {
+		ids[i] = JobID(batch, item)
 	}
-	return e.repository().String()
-}
-
-func member(installation, id string) string { return installation + " " + id }
-
-func unavailable(err error, operation string) error {
-	if err == nil {
-		return nil
-	}
-	return fault.Wrapf(fault.Unavailable, err, "%s: redis cannot be reached now; try again", operation)
+	return ids
 }

@@ -117,13 +117,17 @@ func parseShare(word string) (Share, error) {
 	return Share{}, fault.Newf(fault.Invalid, `rollout: %.40q is neither a number of repositories from 1 nor a percentage such as "10%%"`, word)
 }
 
+// Bounds of a request.
 const (
-	maxRepositories    = 10_000
+	MaxRepositories = 10_000 // of a batch, also of one that comes from a query
+	MaxConcurrency  = 100    // repositories at once
+)
+
+const (
 	maxValues          = 50
 	maxValue           = 4096 // bytes
 	maxTitle           = 120  // bytes
 	defaultConcurrency = 16
-	maxConcurrency     = 100
 	maxPerHour         = 1_000_000
 )
 
@@ -150,8 +154,8 @@ func (r *Request) validate(limits job.Limits) error {
 		return fault.Newf(fault.Invalid, "title: it has more than %d bytes, or a line break", maxTitle)
 	}
 	switch {
-	case r.Concurrency < 0 || r.Concurrency > maxConcurrency:
-		return fault.Newf(fault.Invalid, "concurrency: %d is not from 1 to %d", r.Concurrency, maxConcurrency)
+	case r.Concurrency < 0 || r.Concurrency > MaxConcurrency:
+		return fault.Newf(fault.Invalid, "concurrency: %d is not from 1 to %d", r.Concurrency, MaxConcurrency)
 	case r.PerHour < 0 || r.PerHour > maxPerHour:
 		return fault.Newf(fault.Invalid, "per_hour: %d is not from 1 to %d; leave it out for no bound", r.PerHour, maxPerHour)
 	case r.Concurrency == 0 && r.From == "":
@@ -191,8 +195,8 @@ func (r *Request) validateNew(limits job.Limits) error {
 		return fault.Newf(fault.Invalid, "push.dry_run: give dry_run beside push, for the whole batch")
 	case (len(r.Repositories) > 0) == (r.Query != nil):
 		return fault.Newf(fault.Invalid, "repositories and query: give one of the two")
-	case len(r.Repositories) > maxRepositories:
-		return fault.Newf(fault.Invalid, "repositories: %d of them, at most %d; make several batches", len(r.Repositories), maxRepositories)
+	case len(r.Repositories) > MaxRepositories:
+		return fault.Newf(fault.Invalid, "repositories: %d of them, at most %d; make several batches", len(r.Repositories), MaxRepositories)
 	}
 	if err := r.validateTargets(); err != nil {
 		return err
@@ -246,12 +250,12 @@ func (q *Query) validate() error {
 			return fault.Newf(fault.Invalid, "query.%s: it has more than 256 bytes, or a line break", field)
 		}
 	}
-	_, err := q.name()
+	_, err := q.Pattern()
 	return err
 }
 
-// name is what the repositories' slugs must match; nil where any will do.
-func (q *Query) name() (*glob.Glob, error) {
+// Pattern is what the repositories' slugs must match; nil where any will do.
+func (q *Query) Pattern() (*glob.Glob, error) {
 	if q.Name == "" {
 		return nil, nil
 	}

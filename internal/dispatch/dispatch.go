@@ -1,5 +1,7 @@
 // Package dispatch is the one loop that sees to it that what may run does: it looks at the installations that have jobs, judges the leases of
 // attempts whose worker fell silent, and has tickets issued for jobs whose turn or time has come and for those whose ticket was lost.
+// Beside it a [Driver] makes jobs of batches' repositories when it is their turn, and asks batches' queries; a [Filler] gives those jobs
+// their content.
 //
 // Every worker has a [Dispatcher]. The installations are divided into shards, and each shard is looked at by the one process that has its
 // lease, so that the cost does not grow with the number of workers.

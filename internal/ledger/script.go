@@ -20,6 +20,7 @@ var sources embed.FS
 //	-- keys: record jobs      KEYS[1], KEYS[2]
 //	-- args: now id           ARGV[1], ARGV[2]
 //	-- rest: fields           ARGV[fields] is the first of those that follow
+//	-- with: batch            what lua/batch.lua defines is there too
 //
 // so that the file speaks of them by name. A name that begins with key_ is a key's name behind its installation's prefix, as
 // internal/keyspace spells it. What lua/prelude.lua defines is there too.
@@ -57,6 +58,10 @@ func load(name string) *script {
 		case "rest":
 			s.rest = true
 			fmt.Fprintf(&header, "local %s = %d ", fields[0], len(s.args)+1)
+		case "with":
+			for _, shared := range fields {
+				prelude += "\n" + read(shared)
+			}
 		}
 	}
 	body := prelude + "\n" + source

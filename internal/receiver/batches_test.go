@@ -17,12 +17,13 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/ledger"
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
 
 // memoryBatches is the real store on an embedded Redis; its jobs are what a test says they are.
 type memoryBatches struct {
-	*batch.Store
+	*ledger.Batches
 	redis redis.UniversalClient
 	jobs  map[string]job.Status
 }
@@ -41,7 +42,7 @@ func newBatches(tb testing.TB) *memoryBatches {
 		tb.Fatal(err)
 	}
 	m := &memoryBatches{redis: client, jobs: map[string]job.Status{}}
-	m.Store = batch.NewStore(batch.Options{Redis: client, Keyring: ring, Jobs: m})
+	m.Batches = ledger.NewBatches(ledger.BatchOptions{Redis: client, Keyring: ring, Jobs: m})
 	return m
 }
 

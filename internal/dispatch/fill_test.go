@@ -1,4 +1,4 @@
-package batch_test
+package dispatch_test
 
 import (
 	"context"
@@ -7,12 +7,13 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/dispatch"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
 )
 
-func (b *bundle) filler() *batch.Filler {
-	return &batch.Filler{Store: b.store, Limits: job.DefaultLimits(), Describe: func(context.Context, job.Job) (bitbucket.Details, error) {
+func (b *bundle) filler() *dispatch.Filler {
+	return &dispatch.Filler{Batches: b.store, Limits: job.DefaultLimits(), Describe: func(context.Context, job.Job) (bitbucket.Details, error) {
 		return bitbucket.Details{}, nil
 	}}
 }

@@ -1,9 +1,10 @@
-package batch_test
+package dispatch_test
 
 import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -126,23 +127,6 @@ func TestSameIDLater(t *testing.T) {
 	}
 }
 
-// TestForget: nothing names an installation that is erased, and nobody can make the drivers look for batches that are not there.
-func TestForget(t *testing.T) {
-	b := onReal(t)
-	b.create("b1", b.request(1, nil))
-	if err := b.store.Forget(t.Context(), installation); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.store.Cancel(t.Context(), installation, "none"); fault.KindOf(err) != fault.NotFound {
-		t.Errorf("%v", err)
-	}
-	for _, list := range []string{"gitsmith:batches:active", "gitsmith:batches:recent"} {
-		if left := b.redis.ZRange(t.Context(), list, 0, -1).Val(); len(left) != 0 {
-			t.Errorf("%s has %q", list, left)
-		}
-	}
-}
-
 // TestEveryKeyRunsOut: whatever way a batch goes, none of its keys stays for ever.
 func TestEveryKeyRunsOut(t *testing.T) {
 	b := onReal(t)
@@ -255,4 +239,39 @@ func onePage(n int) (pages [][]bitbucket.Details) {
 		found = append(found, bitbucket.Details{Repository: bitbucket.Repository{Workspace: "acme", Slug: fmt.Sprintf("web%d", i)}})
 	}
 	return append(pages, found)
+}
+
+// TestNeverCompleted: a batch that was not written to its end is removed after ten minutes, and not before.
+func TestNeverCompleted(t *testing.T) {
+	onBoth(t, func(b *bundle) {
+		ctx := b.t.Context()
+		for id, age := range map[string]time.Duration{"old": 11 * time.Minute, "new": 9 * time.Minute} {
+			pipeline := b.redis.Pipeline()
+			pipeline.HSet(ctx, key(id), "digest", "d", "state", "writing", "resolved", 0, "total", 2, "plan", "p", "written", 1, "actor", "system")
+			pipeline.HSet(ctx, key(id)+":items", 0, "{}")
+			pipeline.ZAdd(ctx, key(id)+":pending", z(0))
+			pipeline.Set(ctx, key(id)+":spec", "sealed", 0)
+			pipeline.ZAdd(ctx, "gitsmith:{"+installation+"}:batches", redis.Z{Score: 1, Member: id})
+			pipeline.ZAdd(ctx, "gitsmith:batches:active", redis.Z{Score: float64(time.Now().Add(-age).UnixMilli()), Member: installation + " " + id})
+			if _, err := pipeline.Exec(ctx); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+		b.drive()
+		wait, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		for b.redis.ZCard(ctx, "gitsmith:batches:active").Val() != 1 {
+			if wait.Err() != nil {
+				b.t.Fatal("the old one is looked at for ever")
+			}
+		}
+		left, err := b.redis.Keys(ctx, "*}:batch:old*").Result()
+		left = slices.DeleteFunc(left, func(name string) bool { return name == key("old")+":tick" }) // the driver's lease
+		if index := b.redis.ZRange(ctx, "gitsmith:{"+installation+"}:batches", 0, -1).Val(); err != nil || len(left) != 0 || !slices.Equal(index, []string{"new"}) {
+			b.t.Errorf("%q and %q are left, %v", left, index, err)
+		}
+		if b.redis.ZCard(ctx, key("new")+":pending").Val() != 1 {
+			b.t.Error("the new one was touched")
+		}
+	})
 }

@@ -1,4 +1,4 @@
-package batch_test
+package dispatch_test
 
 import (
 	"bytes"
@@ -14,19 +14,18 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
-	"go.uber.org/goleak"
 
 	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
+	"github.com/gitsmith/gitsmith/internal/dispatch"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/ledger"
 	"github.com/gitsmith/gitsmith/internal/queue"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
 	"github.com/gitsmith/gitsmith/internal/secret"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const installation = "ari:cloud:ecosystem::installation/1"
 
@@ -41,7 +40,7 @@ type bundle struct {
 	redis  redis.UniversalClient
 	queue  queue.Options
 	client *queue.Client
-	store  *batch.Store
+	store  *ledger.Batches
 	tokens *tokens
 	lister *lister
 }
@@ -79,7 +78,7 @@ func newBundle(t *testing.T, client redis.UniversalClient) *bundle {
 	b := &bundle{t: t, redis: client, tokens: newTokens(), lister: &lister{}}
 	b.queue = queue.Options{Redis: client, Keyring: ring, Logger: slog.New(slog.DiscardHandler)}
 	b.client = queue.NewClient(b.queue)
-	b.store = batch.NewStore(batch.Options{Redis: client, Keyring: ring, Jobs: b.client})
+	b.store = ledger.NewBatches(ledger.BatchOptions{Redis: client, Keyring: ring, Jobs: b.client})
 	return b
 }
 
@@ -150,9 +149,9 @@ func (l *lister) Workspace(context.Context, string) (string, error) {
 }
 
 // drive runs a driver until the end of the test, or until the function it returns is called.
-func (b *bundle) drive() (*batch.Driver, func()) {
-	driver := batch.NewDriver(batch.DriverConfig{
-		Store: b.store, Queue: b.client, Tokens: b.tokens, Lister: b.lister, Workspaces: b.lister, TokenMargin: time.Minute, Logger: slog.New(slog.DiscardHandler),
+func (b *bundle) drive() (*dispatch.Driver, func()) {
+	driver := dispatch.NewDriver(dispatch.DriverConfig{
+		Batches: b.store, Queue: b.client, Tokens: b.tokens, Lister: b.lister, Workspaces: b.lister, TokenMargin: time.Minute, Logger: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -179,7 +178,7 @@ type processor func(ctx context.Context, j job.Job) (job.Result, error)
 func (p processor) Process(ctx context.Context, j job.Job) (job.Result, error) { return p(ctx, j) }
 
 // serve runs a worker with a driver.
-func (b *bundle) serve(process processor) *batch.Driver {
+func (b *bundle) serve(process processor) *dispatch.Driver {
 	b.t.Helper()
 	driver, _ := b.drive()
 	server := queue.NewServer(b.queue, queue.ServerConfig{

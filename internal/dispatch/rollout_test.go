@@ -1,4 +1,4 @@
-package batch_test
+package dispatch_test
 
 import (
 	"context"
@@ -149,36 +149,4 @@ func TestOldBatchEnds(t *testing.T) {
 	if status.Totals[batch.Canceled] != 3 || status.Reason != "the batch is a week old; what had not begun was canceled" {
 		t.Errorf("%+v", status)
 	}
-}
-
-// TestCancelAll: with the app's removal its batches end although no worker runs, and none goes on when the app comes back.
-func TestCancelAll(t *testing.T) {
-	onBoth(t, func(b *bundle) {
-		for _, id := range []string{"b1", "b2", "b3"} {
-			b.create(id, b.request(2, nil))
-		}
-		ctx := b.t.Context()
-		if err := b.store.Cancel(ctx, installation, "b1"); err != nil {
-			b.t.Fatal(err)
-		}
-		if err := b.store.Pause(ctx, installation, "b2"); err != nil {
-			b.t.Fatal(err)
-		}
-		for range 2 { // doing it again changes nothing
-			if err := b.store.CancelAll(ctx, "another"); err != nil {
-				b.t.Fatal(err)
-			}
-			if err := b.store.CancelAll(ctx, installation); err != nil {
-				b.t.Fatal(err)
-			}
-		}
-		for id, reason := range map[string]string{
-			"b1": "canceled by a caller", "b2": "the app was removed from the workspace", "b3": "the app was removed from the workspace",
-		} {
-			status, err := b.store.Get(ctx, installation, id)
-			if err != nil || status.State != batch.StateCanceled || status.Reason != reason || status.Totals[batch.Canceled] != 2 {
-				b.t.Errorf("%+v %v", status, err)
-			}
-		}
-	})
 }

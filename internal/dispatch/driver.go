@@ -1,20 +1,21 @@
-package batch
+package dispatch
 
 import (
 	"context"
 	"errors"
 	"log/slog"
-	"strconv"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
-	"github.com/gitsmith/gitsmith/internal/keyspace"
+	"github.com/gitsmith/gitsmith/internal/ledger"
 )
 
 // Queue takes the jobs of a batch's repositories.
@@ -38,7 +39,7 @@ type Tokens interface {
 
 // DriverConfig is what a [Driver] is made of. Everything is required.
 type DriverConfig struct {
-	Store       *Store
+	Batches     *ledger.Batches
 	Queue       Queue
 	Tokens      Tokens
 	Lister      Lister
@@ -53,26 +54,29 @@ type Driver struct {
 	DriverConfig
 
 	mutex  sync.Mutex
-	due    map[string]bool // batches that had a repository end
+	due    map[ref]bool // batches that can advance at once
 	signal chan struct{}
 }
 
+// ref names a batch.
+type ref struct{ installation, id string }
+
 const (
-	tickPause  = 500 * time.Millisecond // between looks at all batches
-	tickLease  = 450 * time.Millisecond // for which one worker has looked after a batch for all
-	emptyGrace = time.Minute            // for a batch that is being written
-	flights    = 8                      // jobs that are queued at the same time
+	batchPause   = 500 * time.Millisecond // between looks at all batches
+	emptyGrace   = time.Minute            // for a batch that is about to be written
+	writingGrace = 10 * time.Minute       // for one that is being written: so long a caller may complete it
+	flights      = 8                      // jobs that are queued at the same time
 )
 
 // NewDriver makes a Driver.
 func NewDriver(config DriverConfig) *Driver {
-	return &Driver{DriverConfig: config, due: map[string]bool{}, signal: make(chan struct{}, 1)}
+	return &Driver{DriverConfig: config, due: map[ref]bool{}, signal: make(chan struct{}, 1)}
 }
 
 // Nudge says that a repository of the batch has ended, so that another may begin at once. It does not wait.
 func (d *Driver) Nudge(installation, id string) {
 	d.mutex.Lock()
-	d.due[member(installation, id)] = true
+	d.due[ref{installation, id}] = true
 	d.mutex.Unlock()
 	select {
 	case d.signal <- struct{}{}:
@@ -80,20 +84,17 @@ func (d *Driver) Nudge(installation, id string) {
 	}
 }
 
-func (d *Driver) nudged() []string {
+func (d *Driver) nudged() []ref {
 	d.mutex.Lock()
 	defer d.mutex.Unlock()
-	names := make([]string, 0, len(d.due))
-	for name := range d.due {
-		names = append(names, name)
-	}
+	due := slices.Collect(maps.Keys(d.due))
 	clear(d.due)
-	return names
+	return due
 }
 
-// Run looks after batches until ctx ends.
+// Run advances batches until ctx ends.
 func (d *Driver) Run(ctx context.Context) error {
-	tick := time.NewTicker(tickPause)
+	tick := time.NewTicker(batchPause)
 	defer tick.Stop()
 	resolving, stop := context.WithCancel(ctx)
 	var group sync.WaitGroup
@@ -101,7 +102,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	defer stop()
 	group.Go(func() { d.resolveAll(resolving) }) // beside the rest: a slow query holds nobody up
 	group.Go(func() { d.follow(resolving) })     // a long round does not either
-	group.Go(func() { d.listen(resolving) })
+	group.Go(func() { d.Batches.Listen(resolving, d.Nudge) })
 	for {
 		select {
 		case <-ctx.Done():
@@ -119,47 +120,28 @@ func (d *Driver) follow(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-d.signal:
-			d.warn(ctx, d.each(d.nudged(), func(name string) error {
-				_, err := d.advance(ctx, name)
+			d.warn(ctx, each(d.nudged(), func(due ref) error {
+				_, err := d.advance(ctx, due.installation, due.id)
 				return err
 			}))
 		}
 	}
 }
 
-// listen hears of batches that were asked for, resumed or retried, until ctx ends, so that they go on at once. What it misses, while
-// Redis is away, the next round finds.
-func (d *Driver) listen(ctx context.Context) {
-	subscription := d.Store.Redis.Subscribe(ctx, keyspace.BatchChannel)
-	defer subscription.Close() //nolint:errcheck // nothing is buffered
-	messages := subscription.Channel()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case message, open := <-messages:
-			if !open {
-				return
-			}
-			d.Nudge(split(message.Payload))
-		}
-	}
-}
-
 func (d *Driver) warn(ctx context.Context, err error) {
 	if err != nil && ctx.Err() == nil {
-		d.Logger.WarnContext(ctx, "batches could not be looked after; it is tried again", slog.Any("error", err))
+		d.Logger.WarnContext(ctx, "cannot advance batches; will retry", slog.Any("error", err))
 	}
 }
 
 // each does something for several batches at the same time, so that none waits for all others.
-func (d *Driver) each(names []string, do func(name string) error) error {
-	errs := make([]error, len(names))
+func each[T any](all []T, do func(T) error) error {
+	errs := make([]error, len(all))
 	var group errgroup.Group
 	group.SetLimit(flights)
-	for i, name := range names {
+	for i, one := range all {
 		group.Go(func() error {
-			errs[i] = do(name)
+			errs[i] = do(one)
 			return nil
 		})
 	}
@@ -167,88 +149,75 @@ func (d *Driver) each(names []string, do func(name string) error) error {
 	return errors.Join(errs...)
 }
 
-// round looks after every batch that has not ended.
+// round looks at every batch that has not ended.
 func (d *Driver) round(ctx context.Context) error {
-	active, err := d.Store.Redis.ZRangeWithScores(ctx, keyspace.ActiveBatches, 0, -1).Result()
+	active, err := d.Batches.Active(ctx)
 	if err != nil {
-		return unavailable(err, "look for batches")
+		return err
 	}
-	names, since := make([]string, len(active)), make(map[string]float64, len(active))
-	for i, each := range active {
-		name, _ := each.Member.(string) // all members are
-		names[i], since[name] = name, each.Score
-	}
-	return d.each(names, func(name string) error { return d.lookAfter(ctx, name, since[name]) })
+	return each(active, func(one ledger.Active) error { return d.look(ctx, one) })
 }
 
-// lookAfter goes on with a batch, mends it, and lets go of it where it is over, unless another worker does it just now.
-func (d *Driver) lookAfter(ctx context.Context, name string, since float64) error {
-	installation, id := split(name)
-	mine, err := d.Store.Redis.SetNX(ctx, keyspace.Installation(installation).Batch(id).Tick(), 1, tickLease).Result()
+// look advances a batch, mends it, and lets go of it where it is over, unless another worker does it just now.
+func (d *Driver) look(ctx context.Context, one ledger.Active) error {
+	mine, err := d.Batches.Claim(ctx, one.Installation, one.ID)
 	if err != nil || !mine {
-		return unavailable(err, "look after a batch")
-	}
-	state, err := d.advance(ctx, name)
-	switch {
-	case err != nil || state == "none" && d.Store.Now().Sub(time.UnixMilli(int64(since))) < emptyGrace:
 		return err
-	case state == "over":
-		d.Logger.LogAttrs(ctx, slog.LevelInfo, "a batch has ended", d.standing(ctx, installation, id)...)
-		return d.forget(ctx, name, since)
-	case state == "none":
-		return d.forget(ctx, name, since)
 	}
-	return d.mend(ctx, installation, id)
+	progress, err := d.advance(ctx, one.Installation, one.ID)
+	idle := d.Batches.Now().Sub(one.Since())
+	switch {
+	case err != nil:
+		return err
+	case progress == ledger.ProgressNone && idle < emptyGrace, progress == ledger.ProgressWriting && idle < writingGrace:
+		return nil
+	case progress == ledger.ProgressNone:
+		return d.Batches.LetGo(ctx, one)
+	case progress == ledger.ProgressWriting:
+		d.Logger.LogAttrs(ctx, slog.LevelWarn, "a batch was not written to its end; it is removed", slog.String("batch", one.ID), slog.String("installation", one.Installation))
+		return errors.Join(d.Batches.Abandon(ctx, one.Installation, one.ID), d.Batches.LetGo(ctx, one))
+	case progress == ledger.ProgressOver:
+		d.Logger.LogAttrs(ctx, slog.LevelInfo, "a batch has ended", d.standing(ctx, one.Installation, one.ID)...)
+		return d.Batches.LetGo(ctx, one)
+	}
+	return d.mend(ctx, one.Installation, one.ID)
 }
 
 // standing is how a batch stands, for the log. Its title is content, and no part of it.
 func (d *Driver) standing(ctx context.Context, installation, id string) []slog.Attr {
 	attributes := []slog.Attr{slog.String("batch", id), slog.String("installation", installation)}
-	read, err := d.Store.ledger(ctx, installation, id)
+	read, err := d.Batches.Account(ctx, installation, id)
 	if err != nil {
 		return append(attributes, slog.Any("error", err))
 	}
-	attributes = append(attributes, slog.String("state", read.fields["state"]), slog.String("reason", read.fields["reason"]),
-		slog.Int("count", read.number("total")))
-	for _, state := range sets() {
-		if count := read.counts[state]; count > 0 {
+	attributes = append(attributes, slog.String("state", read.Root["state"]), slog.String("reason", read.Root["reason"]),
+		slog.Int("count", read.Total()))
+	for _, state := range batch.Sets() {
+		if count := read.Counts[state]; count > 0 {
 			attributes = append(attributes, slog.Int(string(state), count))
 		}
 	}
 	return attributes
 }
 
-// forgetScript takes a batch from the active ones unless somebody has put it there again meanwhile.
-//
-// KEYS: active. ARGV: member, its score.
-var forgetScript = redis.NewScript(`
-if tonumber(redis.call('ZSCORE', KEYS[1], ARGV[1])) == tonumber(ARGV[2]) then redis.call('ZREM', KEYS[1], ARGV[1]) end
-return 1`)
-
-func (d *Driver) forget(ctx context.Context, name string, score float64) error {
-	err := forgetScript.Run(ctx, d.Store.Redis, []string{keyspace.ActiveBatches}, name, strconv.FormatFloat(score, 'f', -1, 64)).Err()
-	return unavailable(err, "let go of a batch")
-}
-
 // advance lets begin what may begin.
-func (d *Driver) advance(ctx context.Context, name string) (state string, err error) {
-	installation, id := split(name)
-	fields, err := d.Store.head(ctx, installation, id)
-	if err != nil || len(fields) == 0 {
-		return "none", err
+func (d *Driver) advance(ctx context.Context, installation, id string) (ledger.Progress, error) {
+	root, err := d.Batches.Head(ctx, installation, id)
+	if err != nil || len(root) == 0 {
+		return ledger.ProgressNone, err
 	}
-	hold, err := d.hold(ctx, installation, actorOf(fields))
+	hold, err := d.hold(ctx, installation, root.Actor())
 	if err != nil {
 		return "", err
 	}
-	state, next, err := d.Store.take(ctx, installation, id, hold)
-	if state == "stopped" {
+	progress, next, err := d.Batches.Take(ctx, installation, id, hold)
+	if progress == ledger.ProgressStopped {
 		d.Logger.LogAttrs(ctx, slog.LevelWarn, "a batch has stopped by itself", d.standing(ctx, installation, id)...)
 	}
-	if err != nil || len(next.numbers) == 0 {
-		return state, err
+	if err != nil || len(next.Numbers) == 0 {
+		return progress, err
 	}
-	return state, d.begin(ctx, installation, id, fields, next)
+	return progress, d.begin(ctx, installation, id, root, next)
 }
 
 // hold is why nothing of the actor can begin now, empty where it can.
@@ -257,7 +226,7 @@ func (d *Driver) hold(ctx context.Context, installation string, actor forge.Acto
 	if err != nil && fault.KindOf(err) != fault.Expired {
 		return "", err
 	}
-	if err == nil && token.ExpiresAt.Sub(d.Store.Now()) > d.TokenMargin {
+	if err == nil && token.ExpiresAt.Sub(d.Batches.Now()) > d.TokenMargin {
 		return "", nil
 	}
 	if actor.Kind == forge.ActorSystem {
@@ -267,18 +236,12 @@ func (d *Driver) hold(ctx context.Context, installation string, actor forge.Acto
 }
 
 // begin queues repositories that were taken. To begin one twice does no harm.
-func (d *Driver) begin(ctx context.Context, installation, id string, fields map[string]string, next taken) error {
-	errs := make([]error, len(next.numbers)) // one repository's trouble is not the others'
-	var group errgroup.Group
-	group.SetLimit(flights)
-	for i, number := range next.numbers {
-		group.Go(func() error {
-			errs[i] = d.beginOne(ctx, jobOf(fields, next.actor, installation, id, number, next.entries[i]))
-			return nil
-		})
+func (d *Driver) begin(ctx context.Context, installation, id string, root batch.Root, next ledger.Taken) error {
+	jobs := make([]job.Job, len(next.Numbers))
+	for i, number := range next.Numbers {
+		jobs[i] = jobOf(root, next.Actor, installation, id, number, next.Entries[i])
 	}
-	_ = group.Wait() // they are all in errs
-	return errors.Join(errs...)
+	return each(jobs, func(j job.Job) error { return d.beginOne(ctx, j) }) // one repository's trouble is not the others'
 }
 
 // beginAgain is begin for repositories that were taken before, and are still to be queued.
@@ -286,15 +249,15 @@ func (d *Driver) beginAgain(ctx context.Context, installation, id string, number
 	if len(numbers) == 0 {
 		return nil
 	}
-	fields, err := d.Store.head(ctx, installation, id)
-	if err != nil || len(fields) == 0 {
+	root, err := d.Batches.Head(ctx, installation, id)
+	if err != nil || len(root) == 0 {
 		return err
 	}
-	entries, err := d.Store.entries(ctx, installation, id, numbers)
+	entries, err := d.Batches.Entries(ctx, installation, id, numbers)
 	if err != nil {
 		return err
 	}
-	return d.begin(ctx, installation, id, fields, taken{actorOf(fields), numbers, entries})
+	return d.begin(ctx, installation, id, root, ledger.Taken{Actor: root.Actor(), Numbers: numbers, Entries: entries})
 }
 
 func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
@@ -304,12 +267,9 @@ func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
 	}
 	// It has failed before and is to be retried, if it is still queued by the ledger now that its end is known: a run that has begun
 	// and failed meanwhile has left that.
-	err = d.Store.Redis.ZScore(ctx, keyspace.Installation(j.Installation).Batch(j.Batch.ID).State(string(Queued)), strconv.Itoa(j.Batch.Item)).Err()
-	switch {
-	case errors.Is(err, redis.Nil):
-		return nil
-	case err != nil:
-		return unavailable(err, "retry a repository")
+	queued, err := d.Batches.IsQueued(ctx, j.Installation, j.Batch.ID, j.Batch.Item)
+	if err != nil || !queued {
+		return err
 	}
 	_, err = d.Queue.RetryRun(ctx, j.Installation, j.ID, status.Generation)
 	if err != nil && fault.KindOf(err) == fault.Conflict { // another worker was quicker
@@ -319,12 +279,10 @@ func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
 }
 
 // jobOf is the job of one repository: the same whoever makes it.
-func jobOf(fields map[string]string, actor forge.Actor, installation, id string, number int, kept entry) job.Job {
-	created, _ := strconv.ParseInt(fields["created"], 10, 64) // we have written it
+func jobOf(root batch.Root, actor forge.Actor, installation, id string, number int, kept batch.Entry) job.Job {
 	j := job.Job{
-		ID: JobID(id, number), Installation: installation, Actor: actor, Requester: requesterOf(fields), Repository: kept.repository(), Class: job.ClassBatch,
-		CreatedAt: time.UnixMilli(created).UTC(), Trace: job.Trace{TraceID: fields["trace"], SpanID: fields["span"]},
-		Digest: JobID(id, number), Batch: job.BatchRef{ID: id, Item: number},
+		ID: batch.JobID(id, number), Installation: installation, Actor: actor, Requester: root.Requester(), Repository: kept.Repository(), Class: job.ClassBatch,
+		CreatedAt: root.Created(), Trace: root.Trace(), Digest: batch.JobID(id, number), Batch: job.BatchRef{ID: id, Item: number},
 	}
 	if actor.Kind == forge.ActorSystem {
 		j.OnExpiry = job.OnExpiryWait
@@ -332,33 +290,33 @@ func jobOf(fields map[string]string, actor forge.Actor, installation, id string,
 	return j
 }
 
-// mend queues what somebody has taken and not queued, or not to the end, and ends what waits of a batch that was canceled.
+// mend queues what a worker has taken and not queued, or not to the end, and ends what waits of a batch that was canceled.
 func (d *Driver) mend(ctx context.Context, installation, id string) error {
 	lost, err := d.lost(ctx, installation, id)
 	if err != nil {
 		return err
 	}
-	state, err := d.Store.Redis.HGet(ctx, keyspace.Installation(installation).Batch(id).Root(), "state").Result()
+	state, err := d.Batches.State(ctx, installation, id)
 	switch {
-	case err != nil && !errors.Is(err, redis.Nil):
-		return unavailable(err, "look after a batch")
-	case State(state) != StateCanceled:
+	case err != nil:
+		return err
+	case state != batch.StateCanceled:
 		return d.beginAgain(ctx, installation, id, lost)
 	}
 	if err := d.cancelWaiting(ctx, installation, id); err != nil {
 		return err
 	}
-	return d.Store.cancelTaken(ctx, installation, id, lost) // those that have no job to be canceled
+	return d.Batches.CancelTaken(ctx, installation, id, lost) // those that have no job to be canceled
 }
 
 // lost are the repositories that are queued by the ledger and that no worker will come upon.
 func (d *Driver) lost(ctx context.Context, installation, id string) ([]int, error) {
-	numbers, err := d.Store.numbers(ctx, installation, id, Queued)
+	numbers, err := d.Batches.Numbers(ctx, installation, id, batch.Queued)
 	if err != nil || len(numbers) == 0 {
 		return nil, err
 	}
-	ids := jobIDs(id, numbers)
-	statuses, err := d.Store.Jobs.GetAll(ctx, installation, ids)
+	ids := batch.JobIDs(id, numbers)
+	statuses, err := d.Batches.Jobs.GetAll(ctx, installation, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -378,12 +336,12 @@ func (d *Driver) lost(ctx context.Context, installation, id string) ([]int, erro
 
 // cancelWaiting ends the jobs of a canceled batch that do not run.
 func (d *Driver) cancelWaiting(ctx context.Context, installation, id string) error {
-	for _, state := range []ItemState{Queued, Waiting} {
-		numbers, err := d.Store.numbers(ctx, installation, id, state)
+	for _, state := range []batch.ItemState{batch.Queued, batch.Waiting} {
+		numbers, err := d.Batches.Numbers(ctx, installation, id, state)
 		if err != nil {
 			return err
 		}
-		for _, job := range jobIDs(id, numbers) {
+		for _, job := range batch.JobIDs(id, numbers) {
 			_, err := d.Queue.CancelWaiting(ctx, installation, job)
 			if kind := fault.KindOf(err); err != nil && kind != fault.Conflict && kind != fault.NotFound {
 				return err

@@ -1,16 +1,9 @@
 package batch
 
 import (
-	"context"
-	"encoding/json"
-	"log/slog"
-	"strconv"
-
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/expression"
-	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
-	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 // variables are what a batch's expressions speak of.
@@ -50,7 +43,7 @@ func parseWork(push *job.Push) (*work, error) {
 }
 
 // render is the push for one repository.
-func (w *work) render(kept entry, values map[string]string, number int) (*job.Push, error) {
+func (w *work) render(kept Entry, values map[string]string, number int) (*job.Push, error) {
 	made := *w.push
 	if w.templates.Len() == 0 {
 		return &made, nil
@@ -86,12 +79,12 @@ func (r *Request) tryExpressions(limits job.Limits) error {
 	if r.Query != nil {
 		targets = []Target{{Repository: bitbucket.Repository{Workspace: "workspace", Slug: "repository"}}}
 	}
-	sample := &details{
+	sample := &Details{
 		Workspace: "workspace", Slug: "repository", UUID: "{00000000-0000-0000-0000-000000000000}", Name: "Repository", Project: "PROJECT",
 		Language: "go", MainBranch: "main",
 	}
 	for i, target := range targets {
-		tried := entry{
+		tried := Entry{
 			Workspace: target.Workspace, Slug: target.Slug, WorkspaceUUID: target.WorkspaceUUID, RepositoryUUID: target.RepositoryUUID, Details: sample,
 		}
 		if target.Slug != "" {
@@ -109,75 +102,4 @@ func (r *Request) tryExpressions(limits job.Limits) error {
 		}
 	}
 	return nil
-}
-
-// Filler gives batches' jobs their content.
-type Filler struct {
-	Store  *Store
-	Limits job.Limits
-	// Describe looks a repository up, with the token of the job's actor.
-	Describe func(ctx context.Context, j job.Job) (bitbucket.Details, error)
-}
-
-// Fill is the job with its push, worked out for its repository. What the push has become is checked as a caller's would be: an Invalid
-// fault ends the job.
-func (f *Filler) Fill(ctx context.Context, j job.Job) (job.Job, error) {
-	found, err := f.Store.spec(ctx, j.Installation, j.Batch.ID)
-	if err != nil {
-		return job.Job{}, err
-	}
-	entries, err := f.Store.entries(ctx, j.Installation, j.Batch.ID, []int{j.Batch.Item})
-	if err != nil {
-		return job.Job{}, err
-	}
-	kept := entries[0]
-	if lacks := kept.Details == nil; found.work.details && lacks || found.work.names && kept.Slug == "" && (lacks || kept.Details.Slug == "") {
-		if err := f.describe(ctx, j, &kept); err != nil {
-			return job.Job{}, err
-		}
-	}
-	var values map[string]string
-	if len(kept.Values) > 0 {
-		plain, err := f.Store.Keyring.Open(kept.Values, valuesContext(j.Installation, j.Batch.ID, j.Batch.Item)...)
-		if err == nil {
-			err = json.Unmarshal(plain, &values)
-		}
-		if err != nil {
-			return job.Job{}, fault.Wrapf(fault.Internal, err, "the repository's values cannot be opened: they are damaged, or their sealing key is not in GITSMITH_SEAL_KEYS any more")
-		}
-	}
-	push, err := found.work.render(kept, values, j.Batch.Item)
-	if err != nil {
-		return job.Job{}, err
-	}
-	request := job.Request{Repository: j.Repository, Push: push}
-	if err := request.Validate(f.Limits); err != nil {
-		return job.Job{}, err
-	}
-	push.Expect = kept.Expect
-	j.Push = push
-	return j, nil
-}
-
-// describe looks the repository up and keeps the answer for the next attempt.
-func (f *Filler) describe(ctx context.Context, j job.Job, kept *entry) error {
-	described, err := f.Describe(ctx, j)
-	if err != nil {
-		return err
-	}
-	kept.Details = detailsOf(described, kept.Slug == "")
-	text, err := json.Marshal(kept)
-	if err != nil {
-		return fault.Wrapf(fault.Internal, err, "a repository cannot be encoded")
-	}
-	if err := f.Store.keepEntry(ctx, j.Installation, j.Batch.ID, j.Batch.Item, text); err != nil {
-		f.Store.Logger.WarnContext(ctx, "what bitbucket said of a repository could not be kept; the next attempt asks again", slog.Any("error", err))
-	}
-	return nil
-}
-
-// keepEntry replaces an entry that is there: a batch whose time is over stays gone.
-func (s *Store) keepEntry(ctx context.Context, installation, id string, number int, text []byte) error {
-	err := keepEntryScript.Run(ctx, s.Redis, []string{keyspace.Installation(installation).Batch(id).Root() + ":items"}, strconv.Itoa(number), text).Err()
-	return unavailable(err, "keep what is known of a repository")
 }

@@ -1,0 +1,84 @@
+-- batch_take decides what of a batch begins now, and gives those repositories to the caller to queue: it is the one place that knows
+-- roll-outs, stops, pauses and rates. Repositories that wait for another attempt do not hold up others, until there are as many of them
+-- as may run at once: then the other side has trouble, and more of the same would not help it. A dry run has no stages and does not stop
+-- at failures: it is to show all of them, and the roll-out is that of the batch that is started from it.
+-- keys: root
+-- args: id now hold most oldest
+-- with: batch
+--
+-- hold is why nothing can begin now, '' where it can. most is how many begin at most. oldest is the oldest creation that may go on.
+-- Returns {verdict}: "none" where there is no such batch; "writing" where it is not whole yet; "over" where nothing is left to be done;
+-- "stopped" where it has just stopped by itself; else "going". After that, where some begin, the actor and principal as whom, then
+-- number and entry of each.
+local batch = root .. key_batch .. id
+now = tonumber(now)
+local have = redis.call('HMGET', batch, 'state', 'resolved', 'total', 'concurrency', 'per_hour', 'canary', 'then', 'stop', 'stage', 'accepted', 'created',
+  'tokens', 'filled', 'actor', 'principal', 'dry')
+local state = have[1]
+if not state then return {'none'} end
+if state == 'writing' then return {'writing'} end
+local function cancel(why)
+  redis.call('HSET', batch, 'state', 'canceled', 'reason', why)
+  move(batch, 'pending', 'canceled')
+  state = 'canceled'
+end
+local open = state == 'resolving' or state == 'running' or state == 'paused' or state == 'stopped'
+if open and redis.call('EXISTS', root .. key_gone) == 1 then cancel('the app was removed from the workspace') end
+if open and tonumber(have[11]) < tonumber(oldest) then cancel('the batch is a week old; what had not begun was canceled') end
+local waiting, concurrency = count(batch, 'waiting'), tonumber(have[4])
+local pending, busy = count(batch, 'pending'), count(batch, 'queued') + count(batch, 'running')
+if pending + busy + waiting == 0 and have[2] == '1' then
+  if state == 'running' or state == 'paused' or state == 'stopped' then
+    redis.call('HSET', batch, 'state', 'finished')
+    redis.call('HDEL', batch, 'reason')
+  end
+  redis.call('HSETNX', batch, 'ended', now)
+  redis.call('HDEL', batch, 'hold')
+  return {'over'}
+end
+if state == 'canceled' and pending + busy + waiting == 0 then
+  redis.call('HSETNX', batch, 'ended', now)
+  return {'over'}
+end
+if state == 'running' or state == 'resolving' then
+  if hold ~= '' then redis.call('HSET', batch, 'hold', hold) else redis.call('HDEL', batch, 'hold') end
+end
+if state ~= 'running' or hold ~= '' then return {'going'} end
+
+local total, stage, dry = tonumber(have[3]), tonumber(have[9] or 0), have[16] == '1'
+local limits = {}
+for _, share in ipairs(dry and {} or {have[6] or '', have[7] or ''}) do
+  if share ~= '' then limits[#limits + 1] = amount(share, total) end
+end
+limits[#limits + 1] = total
+local begun = total - pending
+local limit = limits[math.min(stage, #limits - 1) + 1]
+local failed = count(batch, 'failed') - tonumber(have[10] or 0)
+if have[8] and not dry and failed > 0 and failed >= math.max(1, amount(have[8], limit)) then
+  redis.call('HSET', batch, 'state', 'stopped', 'reason', string.format(
+    'stopped by itself: %d of the %d repositories of this stage failed, and stop_at_failures is %s; look at the failures, then resume or cancel', failed, limit, have[8]))
+  return {'stopped'}
+end
+while begun >= limit and stage < #limits - 1 and busy + waiting == 0 do
+  stage = stage + 1
+  limit = limits[stage + 1]
+  redis.call('HSET', batch, 'stage', stage)
+end
+local free = math.min(concurrency - busy - math.max(0, waiting - concurrency), limit - begun, pending, tonumber(most))
+if have[5] then
+  local rate = tonumber(have[5]) / 3600000
+  local burst = math.max(1, math.floor(rate * 60000))
+  local tokens = math.min(burst, tonumber(have[12] or burst) + (now - tonumber(have[13] or now)) * rate)
+  free = math.min(free, math.floor(tokens))
+  redis.call('HSET', batch, 'tokens', tostring(tokens - math.max(0, free)), 'filled', now)
+end
+if free <= 0 then return {'going'} end
+local answer = {'going', have[14], have[15] or ''}
+for _, item in ipairs(redis.call('ZRANGE', batch .. ':pending', 0, free - 1)) do
+  redis.call('ZREM', batch .. ':pending', item)
+  redis.call('ZADD', batch .. ':queued', item, item)
+  answer[#answer + 1] = item
+  answer[#answer + 1] = redis.call('HGET', batch .. ':items', item) or ''
+end
+redis.call('PEXPIRE', batch .. ':queued', redis.call('PTTL', batch))
+return answer
