@@ -23,11 +23,13 @@ const (
 	actRetry  act = "retry"
 )
 
-// The verdicts of batch_act.
+// acted is the verdict of batch_act.
+type acted string
+
 const (
-	actedNone    = "none" // there is no such batch
-	actedDone    = "done"
-	actedRefused = "refused" // the batch's state does not allow it
+	actedNone    acted = "none" // there is no such batch
+	actedDone    acted = "done"
+	actedRefused acted = "refused" // the batch's state does not allow it
 )
 
 // act changes a batch and sees to it that a driver looks at it.
@@ -48,15 +50,17 @@ func (b *Batches) act(ctx context.Context, what act, installation, id string) er
 		return unavailable(err, operation)
 	}
 	answer, err := b.runOn(ctx, batchActScript, installation, []arg{{"id", id}, {"act", string(what)}}).StringSlice()
-	switch {
-	case err != nil || len(answer) != 2:
+	if err != nil {
 		return unavailable(err, operation)
-	case answer[0] == actedNone:
+	}
+	switch verdict := acted(answer[0]); verdict {
+	case actedDone:
+	case actedNone:
 		return noBatch(id)
-	case answer[0] == actedRefused:
+	case actedRefused:
 		return fault.Newf(fault.Conflict, "%s", refusal(what, batch.State(answer[1])))
-	case answer[0] != actedDone:
-		return fault.Newf(fault.Internal, "%s: a script answered %q", operation, answer[0])
+	default:
+		return fault.Newf(fault.Internal, "%s: a script answered %q", operation, verdict)
 	}
 	after := b.Redis.Pipeline()
 	after.ZAdd(ctx, keyspace.ActiveBatches, redis.Z{Score: float64(b.Now().UnixMilli()), Member: name})

@@ -23,14 +23,16 @@ const (
 	maxRecent = 1000
 )
 
-// The verdicts of batch_create and batch_write.
+// written is the verdict of batch_create and batch_write.
+type written string
+
 const (
-	writtenMade    = "made"    // whole, by this call
-	writtenPart    = "writing" // more is to be written
-	writtenThere   = "there"   // whole, by an earlier call
-	writtenAnother = "another" // there is a batch of another request
-	writtenGone    = "gone"    // the app was removed
-	writtenLost    = "lost"    // given up, or begun anew by a call that found another dry run
+	writtenMade    written = "made"    // whole, by this call
+	writtenPart    written = "writing" // more is to be written
+	writtenThere   written = "there"   // whole, by an earlier call
+	writtenAnother written = "another" // there is a batch of another request
+	writtenGone    written = "gone"    // the app was removed
+	writtenLost    written = "lost"    // given up, or begun anew by a call that found another dry run
 )
 
 // Create keeps a batch once: the same id with the same digest gives the batch that is there, and created is false. The same id with
@@ -102,12 +104,12 @@ func (b *Batches) write(ctx context.Context, asked batch.Batch, plan batch.Plan)
 	return false, fault.Newf(fault.Internal, "a script answered %q and %d of %d", verdict, next, len(plan.Entries))
 }
 
-func writeVerdict(answer *redis.Cmd) (verdict string, next int, err error) {
+func writeVerdict(answer *redis.Cmd) (verdict written, next int, err error) {
 	values, err := answer.StringSlice()
 	if err != nil {
 		return "", 0, err
 	}
-	return values[0], numbersOf(values[1:])[0], nil
+	return written(values[0]), numbersOf(values[1:])[0], nil
 }
 
 func texts(entries [][]byte) []any {
