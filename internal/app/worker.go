@@ -76,12 +76,12 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 	if err != nil {
 		return err
 	}
-	driver := dispatch.NewDriver(dispatch.DriverConfig{
-		Batches: b.batches, Queue: queue.NewClient(b.queue), Tokens: b.vault, Lister: rest, Workspaces: b.installations, TokenMargin: settings.TokenMargin,
-		Logger: b.logger,
-	})
 	tickets := queue.NewClient(b.queue)
 	dispatcher := dispatch.New(dispatch.Config{Ledger: tickets.Ledger, Tickets: tickets, Logger: b.logger})
+	driver := dispatch.NewDriver(dispatch.DriverConfig{
+		Batches: b.batches, Queue: tickets, Tokens: b.vault, Lister: rest, Workspaces: b.installations, TokenMargin: settings.TokenMargin,
+		Leads: dispatcher.Leads, Logger: b.logger,
+	})
 	jobs := b.worker(settings, git, rest, recipes)
 	server := queue.NewServer(b.queue, b.serverConfig(settings, jobs, driver))
 	if err := server.Start(); err != nil {

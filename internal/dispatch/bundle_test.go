@@ -177,7 +177,7 @@ type processor func(ctx context.Context, j job.Job) (job.Result, error)
 
 func (p processor) Process(ctx context.Context, j job.Job) (job.Result, error) { return p(ctx, j) }
 
-// serve runs a worker with a driver.
+// serve runs a worker with a driver and a dispatcher.
 func (b *bundle) serve(process processor) *dispatch.Driver {
 	b.t.Helper()
 	driver, _ := b.drive()
@@ -189,6 +189,13 @@ func (b *bundle) serve(process processor) *dispatch.Driver {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(server.Stop)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = dispatch.New(dispatch.Config{Ledger: b.client.Ledger, Tickets: b.client, Logger: slog.New(slog.DiscardHandler)}).Run(ctx)
+	}()
+	b.t.Cleanup(func() { cancel(); <-done })
 	return driver
 }
 

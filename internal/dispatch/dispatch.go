@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -47,6 +48,7 @@ type Dispatcher struct {
 	name  string
 	trust trust
 
+	leads    atomic.Bool          // it has the lease of the first shard
 	shards   []int                // whose lease it has
 	leasedAt time.Time            // when the leases were last asked for
 	repaired time.Time            // when the tickets were last repaired
@@ -71,6 +73,9 @@ const (
 func New(config Config) *Dispatcher {
 	return &Dispatcher{Config: config, name: uuid.NewString(), idle: map[string]time.Time{}}
 }
+
+// Leads reports whether this dispatcher is the one that does what concerns all installations.
+func (d *Dispatcher) Leads() bool { return d.leads.Load() }
 
 // Run looks until ctx ends.
 func (d *Dispatcher) Run(ctx context.Context) error {
@@ -130,6 +135,7 @@ func (d *Dispatcher) lease(ctx context.Context) error {
 		}
 	}
 	d.shards, d.leasedAt = shards, time.Now()
+	d.leads.Store(len(shards) > 0 && shards[0] == 0)
 	return nil
 }
 
@@ -144,7 +150,7 @@ func (d *Dispatcher) release(ctx context.Context) {
 }
 
 func (d *Dispatcher) round(ctx context.Context) error {
-	if d.shards[0] == 0 {
+	if d.leads.Load() {
 		if err := d.mend(ctx); err != nil {
 			return err
 		}

@@ -23,12 +23,9 @@ type Queue interface {
 	// Enqueue queues a job once; created is false where it was there.
 	Enqueue(ctx context.Context, j job.Job) (status job.Status, created bool, err error)
 	// RetryRun runs a job again whose given run ended without success; a Conflict where another run is there already.
-	RetryRun(ctx context.Context, installation, id string, generation int) (job.Status, error)
+	RetryRun(ctx context.Context, j job.Job, generation int) (job.Status, error)
 	// CancelWaiting ends a job that does not run, and leaves one that does alone.
 	CancelWaiting(ctx context.Context, installation, id string) (job.Status, error)
-	// HaveTasks reports of each job that was queued once whether its task is there. One without, whose record is there, was queued by
-	// somebody who died in between.
-	HaveTasks(ctx context.Context, class job.Class, ids []string) ([]bool, error)
 }
 
 // Tokens returns an actor's current OAuth token, or the one to use instead of a given token; an Expired fault if there is none.
@@ -37,7 +34,7 @@ type Tokens interface {
 	TakeOther(ctx context.Context, installation string, actor forge.Actor, than forge.OAuthToken) (forge.OAuthToken, error)
 }
 
-// DriverConfig is what a [Driver] is made of. Everything is required.
+// DriverConfig is what a [Driver] is made of. Everything but Leads is required.
 type DriverConfig struct {
 	Batches     *ledger.Batches
 	Queue       Queue
@@ -45,16 +42,19 @@ type DriverConfig struct {
 	Lister      Lister
 	Workspaces  Workspaces
 	TokenMargin time.Duration // a token with less life left is as good as gone
+	Leads       func() bool   // reports whether this driver is the one that looks at all batches; default: each does
 	Logger      *slog.Logger
 }
 
-// Driver lets the repositories of batches begin, when it is their turn. Every worker has one; they need not know of each other: what
-// begins is decided in Redis, and what one has begun to queue when it dies another queues.
+// Driver lets the repositories of batches begin, when it is their turn. Every worker has one: it lets the next repository begin where one has
+// ended in that worker, and one of them looks at all batches besides. They need not know of each other: what begins is decided in Redis, and
+// what one has begun to queue when it dies another queues.
 type Driver struct {
 	DriverConfig
 
 	mutex  sync.Mutex
-	due    map[ref]bool // batches that can advance at once
+	due    map[ref]bool      // batches that can advance at once
+	absent map[ref]time.Time // batches that are not there, since when
 	signal chan struct{}
 }
 
@@ -62,7 +62,10 @@ type Driver struct {
 type ref struct{ installation, id string }
 
 const (
-	batchPause   = 500 * time.Millisecond // between looks at all batches
+	batchPause   = 500 * time.Millisecond // between looks at the batches that are due
+	soon         = 500 * time.Millisecond // until a look at one whose pace is bounded
+	holdPause    = 2 * time.Second        // until a look at one that lacks a token
+	goingPause   = 5 * time.Second        // until a look at one that goes: where a repository ends, the next begins without it
 	emptyGrace   = time.Minute            // for a batch that is about to be written
 	writingGrace = 10 * time.Minute       // for one that is being written: so long a caller may complete it
 	flights      = 8                      // jobs that are queued at the same time
@@ -70,7 +73,10 @@ const (
 
 // NewDriver makes a Driver.
 func NewDriver(config DriverConfig) *Driver {
-	return &Driver{DriverConfig: config, due: map[ref]bool{}, signal: make(chan struct{}, 1)}
+	if config.Leads == nil {
+		config.Leads = func() bool { return true }
+	}
+	return &Driver{DriverConfig: config, due: map[ref]bool{}, absent: map[ref]time.Time{}, signal: make(chan struct{}, 1)}
 }
 
 // Nudge says that a repository of the batch has ended, so that another may begin at once. It does not wait.
@@ -121,7 +127,10 @@ func (d *Driver) follow(ctx context.Context) {
 			return
 		case <-d.signal:
 			d.warn(ctx, each(d.nudged(), func(due ref) error {
-				_, err := d.advance(ctx, due.installation, due.id)
+				progress, _, err := d.advance(ctx, due.installation, due.id)
+				if err == nil && progress != ledger.ProgressGoing {
+					return d.Batches.Hurry(ctx, due.installation, due.id)
+				}
 				return err
 			}))
 		}
@@ -149,38 +158,79 @@ func each[T any](all []T, do func(T) error) error {
 	return errors.Join(errs...)
 }
 
-// round looks at every batch that has not ended.
+// round looks at the batches that are due.
 func (d *Driver) round(ctx context.Context) error {
-	active, err := d.Batches.Active(ctx)
+	if !d.Leads() {
+		return nil
+	}
+	claimed := d.Batches.Now()
+	active, err := d.Batches.Claim(ctx)
 	if err != nil {
 		return err
 	}
-	return each(active, func(one ledger.Active) error { return d.look(ctx, one) })
+	return each(active, func(one ledger.Active) error {
+		after, err := d.look(ctx, one)
+		if err != nil {
+			return err
+		}
+		return d.Batches.Settle(ctx, one, claimed, after)
+	})
 }
 
-// look advances a batch, mends it, and lets go of it where it is over, unless another worker does it just now.
-func (d *Driver) look(ctx context.Context, one ledger.Active) error {
-	mine, err := d.Batches.Claim(ctx, one.Installation, one.ID)
-	if err != nil || !mine {
-		return err
+// look advances a batch and mends it. It returns when to look at it again: never, which is negative, where it is over.
+func (d *Driver) look(ctx context.Context, one ledger.Active) (after time.Duration, err error) {
+	progress, after, err := d.advance(ctx, one.Installation, one.ID)
+	if err != nil {
+		return 0, err
 	}
-	progress, err := d.advance(ctx, one.Installation, one.ID)
-	idle := d.Batches.Now().Sub(one.Since())
+	absent := d.absentFor(one, progress == ledger.ProgressNone)
 	switch {
-	case err != nil:
-		return err
-	case progress == ledger.ProgressNone && idle < emptyGrace, progress == ledger.ProgressWriting && idle < writingGrace:
-		return nil
+	case progress == ledger.ProgressNone && absent < emptyGrace:
+		return goingPause, nil
 	case progress == ledger.ProgressNone:
-		return d.Batches.LetGo(ctx, one)
+		return -1, nil
+	case progress == ledger.ProgressWriting && after > 0:
+		return after, nil
 	case progress == ledger.ProgressWriting:
 		d.Logger.LogAttrs(ctx, slog.LevelWarn, "a batch was not written to its end; it is removed", slog.String("batch", one.ID), slog.String("installation", one.Installation))
-		return errors.Join(d.Batches.Abandon(ctx, one.Installation, one.ID), d.Batches.LetGo(ctx, one))
+		return -1, d.Batches.Abandon(ctx, one.Installation, one.ID)
 	case progress == ledger.ProgressOver:
 		d.Logger.LogAttrs(ctx, slog.LevelInfo, "a batch has ended", d.standing(ctx, one.Installation, one.ID)...)
-		return d.Batches.LetGo(ctx, one)
+		return -1, nil
 	}
-	return d.mend(ctx, one.Installation, one.ID)
+	return after, d.mend(ctx, one.Installation, one.ID)
+}
+
+// absentFor is for how long this driver has known that a batch is not there.
+func (d *Driver) absentFor(one ledger.Active, absent bool) time.Duration {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	name := ref{one.Installation, one.ID}
+	if !absent {
+		delete(d.absent, name)
+		return 0
+	}
+	if _, known := d.absent[name]; !known {
+		d.absent[name] = d.Batches.Now()
+	}
+	return d.Batches.Now().Sub(d.absent[name])
+}
+
+// pauseOf is when to look at a batch again that has not ended. One that is paused or has stopped is left alone until somebody steers it, or it
+// is too old.
+func (d *Driver) pauseOf(root batch.Root, progress ledger.Progress, hold string) time.Duration {
+	state := batch.State(root["state"])
+	switch {
+	case progress == ledger.ProgressWriting:
+		return min(goingPause, root.Created().Add(writingGrace).Sub(d.Batches.Now()))
+	case progress == ledger.ProgressStopped, state == batch.StatePaused, state == batch.StateStopped:
+		return max(goingPause, root.Created().Add(batch.MaxAge).Sub(d.Batches.Now()))
+	case hold != "":
+		return holdPause
+	case root["per_hour"] != "":
+		return soon
+	}
+	return goingPause
 }
 
 // standing is how a batch stands, for the log. Its title is content, and no part of it.
@@ -200,24 +250,24 @@ func (d *Driver) standing(ctx context.Context, installation, id string) []slog.A
 	return attributes
 }
 
-// advance lets begin what may begin.
-func (d *Driver) advance(ctx context.Context, installation, id string) (ledger.Progress, error) {
+// advance lets begin what may begin, and returns when to look again.
+func (d *Driver) advance(ctx context.Context, installation, id string) (ledger.Progress, time.Duration, error) {
 	root, err := d.Batches.Head(ctx, installation, id)
 	if err != nil || len(root) == 0 {
-		return ledger.ProgressNone, err
+		return ledger.ProgressNone, 0, err
 	}
 	hold, err := d.hold(ctx, installation, root.Actor())
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	progress, next, err := d.Batches.Take(ctx, installation, id, hold)
 	if progress == ledger.ProgressStopped {
 		d.Logger.LogAttrs(ctx, slog.LevelWarn, "a batch has stopped by itself", d.standing(ctx, installation, id)...)
 	}
-	if err != nil || len(next.Numbers) == 0 {
-		return progress, err
+	if err == nil && len(next.Numbers) > 0 {
+		err = d.begin(ctx, installation, id, root, next)
 	}
-	return progress, d.begin(ctx, installation, id, root, next)
+	return progress, d.pauseOf(root, progress, hold), err
 }
 
 // hold is why nothing of the actor can begin now, empty where it can.
@@ -271,7 +321,7 @@ func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
 	if err != nil || !queued {
 		return err
 	}
-	_, err = d.Queue.RetryRun(ctx, j.Installation, j.ID, status.Generation)
+	_, err = d.Queue.RetryRun(ctx, j, status.Generation)
 	if err != nil && fault.KindOf(err) == fault.Conflict { // another worker was quicker
 		return nil
 	}
@@ -320,14 +370,9 @@ func (d *Driver) lost(ctx context.Context, installation, id string) ([]int, erro
 	if err != nil {
 		return nil, err
 	}
-	there, err := d.Queue.HaveTasks(ctx, job.ClassBatch, ids)
-	if err != nil {
-		return nil, err
-	}
 	var lost []int
 	for i, status := range statuses {
-		// A later run's task is there before its record says so.
-		if status.ID == "" || status.State.Ended() || status.Generation == 0 && !there[i] {
+		if status.ID == "" || status.State.Ended() {
 			lost = append(lost, numbers[i])
 		}
 	}

@@ -349,7 +349,7 @@ func TestTakerDies(t *testing.T) {
 	})
 }
 
-// TestQueuerDies: a job whose record is there and whose task is not, because who queued it died in between, is queued again.
+// TestQueuerDies: a job whose record is there and whose ticket is not, because who queued it died in between, gets another one.
 func TestQueuerDies(t *testing.T) {
 	onBoth(t, func(b *bundle) {
 		b.create("b1", b.request(6, nil))
@@ -361,7 +361,7 @@ func TestQueuerDies(t *testing.T) {
 		stop()
 		inspector := asynq.NewInspectorFromRedisClient(b.redis)
 		for _, item := range []int{1, 4} {
-			err := inspector.DeleteTask("batch", batch.JobID("b1", item))
+			err := inspector.DeleteTask("jobs-batch", batch.JobID("b1", item)+".0.0")
 			if err != nil && !errors.Is(err, asynq.ErrTaskNotFound) { // the stop came in between: so it is
 				b.t.Fatal(err)
 			}

@@ -51,6 +51,9 @@ func (d *Driver) resolveAll(ctx context.Context) {
 
 // resolveRound reports whether there is a page that can be asked for at once.
 func (d *Driver) resolveRound(ctx context.Context) (more bool, err error) {
+	if !d.Leads() {
+		return false, nil
+	}
 	resolving, err := d.Batches.Resolving(ctx)
 	if err != nil {
 		return false, err

@@ -223,9 +223,6 @@ func (b Batch) State(state string) string { return string(b) + ":" + state }
 // Ends is a list of when the last repositories ended.
 func (b Batch) Ends() string { return string(b) + ":ends" }
 
-// Tick is the lease of the worker that advances the batch.
-func (b Batch) Tick() string { return string(b) + ":tick" }
-
 // Page is the lease of the worker that reads the next page of the batch's query.
 func (b Batch) Page() string { return string(b) + ":page" }
 

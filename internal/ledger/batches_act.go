@@ -3,8 +3,6 @@ package ledger
 import (
 	"context"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/keyspace"
@@ -46,7 +44,7 @@ func (b *Batches) act(ctx context.Context, what act, installation, id string) er
 	// Active before, should this die in between; and after, should it be found idle meanwhile. Not woken before: what it does then could
 	// be what is asked for, and the caller be refused.
 	name := member(installation, id)
-	if err := b.Redis.ZAdd(ctx, keyspace.ActiveBatches, redis.Z{Score: float64(b.Now().UnixMilli()), Member: name}).Err(); err != nil {
+	if err := b.Redis.ZAdd(ctx, keyspace.ActiveBatches, dueNow(installation, id)).Err(); err != nil {
 		return unavailable(err, operation)
 	}
 	answer, err := b.runOn(ctx, batchActScript, installation, []arg{{"id", id}, {"act", string(what)}}).StringSlice()
@@ -63,7 +61,7 @@ func (b *Batches) act(ctx context.Context, what act, installation, id string) er
 		return fault.Newf(fault.Internal, "%s: a script answered %q", operation, verdict)
 	}
 	after := b.Redis.Pipeline()
-	after.ZAdd(ctx, keyspace.ActiveBatches, redis.Z{Score: float64(b.Now().UnixMilli()), Member: name})
+	after.ZAdd(ctx, keyspace.ActiveBatches, dueNow(installation, id))
 	after.Publish(ctx, keyspace.BatchChannel, name)
 	_, err = after.Exec(ctx)
 	return unavailable(err, operation)

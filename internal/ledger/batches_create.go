@@ -59,8 +59,7 @@ func (b *Batches) Create(ctx context.Context, asked batch.Batch) (status batch.S
 		return batch.Status{}, false, err
 	}
 	// Ahead of the batch itself, so that the drivers find it wherever this breaks off. What is not there is forgotten after a while.
-	now, name := b.Now(), member(asked.Installation, asked.ID)
-	if err := b.Redis.ZAdd(ctx, keyspace.ActiveBatches, redis.Z{Score: float64(now.UnixMilli()), Member: name}).Err(); err != nil {
+	if err := b.Redis.ZAdd(ctx, keyspace.ActiveBatches, dueNow(asked.Installation, asked.ID)).Err(); err != nil {
 		return batch.Status{}, false, unavailable(err, "keep the batch")
 	}
 	if created, err = b.write(ctx, asked, plan); err != nil {

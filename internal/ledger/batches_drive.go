@@ -21,46 +21,63 @@ var (
 	batchAppendScript      = load("batch_append")
 	batchPutOffScript      = load("batch_put_off")
 	batchKeepEntryScript   = load("batch_keep_entry")
-	batchForgetScript      = load("batch_forget")
 	batchAbandonScript     = load("batch_abandon")
 )
 
 const (
-	tickLease = 450 * time.Millisecond // for which one worker has looked at a batch for all
-	pageLease = 25 * time.Second       // of a worker that asks for a page; a call takes at most 20 s
+	batchPause = 5 * time.Second  // until a batch that was claimed and not settled is looked at again
+	pageLease  = 25 * time.Second // of a worker that asks for a page; a call takes at most 20 s
+	mostActive = 1000             // batches that are claimed at once
 )
 
 // Active is a batch that has not ended, as far as is known.
-type Active struct {
-	Installation, ID string
+type Active struct{ Installation, ID string }
 
-	score float64
+// Claim gives the batches to the caller that are to be looked at now, at most a thousand. Those that he does not settle come again after a
+// few seconds. A batch that was asked for, or steered, since it was looked at last is among them.
+func (b *Batches) Claim(ctx context.Context) ([]Active, error) {
+	members, err := claimScript.run(ctx, b.Redis, []string{keyspace.ActiveBatches}, []arg{
+		{"now", b.Now().UnixMilli()}, {"pause", batchPause.Milliseconds()}, {"most", mostActive},
+	}).StringSlice()
+	return activeOf(members), unavailable(err, "look for batches")
 }
 
-// Since is when somebody asked for the batch, or for a change of it, last.
-func (a Active) Since() time.Time { return time.UnixMilli(int64(a.score)) }
+// Settle has a batch that was claimed at a time looked at again after another, or lets it go where after is negative, unless somebody
+// steered it meanwhile.
+func (b *Batches) Settle(ctx context.Context, a Active, claimed time.Time, after time.Duration) error {
+	least := batchPause - b.Now().Sub(claimed) - time.Second
+	err := settleScript.run(ctx, b.Redis, []string{keyspace.ActiveBatches}, []arg{
+		{"now", b.Now().UnixMilli()}, {"installation", member(a.Installation, a.ID)}, {"after", milliseconds(after)}, {"least", least.Milliseconds()},
+	}).Err()
+	return unavailable(err, "look for batches")
+}
 
-// Active are the batches of all installations that drivers look at.
-func (b *Batches) Active(ctx context.Context) ([]Active, error) {
-	members, err := b.Redis.ZRangeWithScores(ctx, keyspace.ActiveBatches, 0, -1).Result()
-	if err != nil {
-		return nil, unavailable(err, "look for batches")
-	}
+// Hurry has a batch looked at soon, if it has not been let go.
+func (b *Batches) Hurry(ctx context.Context, installation, id string) error {
+	err := b.Redis.ZAddXX(ctx, keyspace.ActiveBatches, dueNow(installation, id)).Err()
+	return unavailable(err, "look for batches")
+}
+
+// dueNow is a batch that is to be looked at at once, whatever anybody's clock says.
+func dueNow(installation, id string) redis.Z {
+	return redis.Z{Score: 0, Member: member(installation, id)}
+}
+
+func activeOf(members []string) []Active {
 	active := make([]Active, len(members))
-	for i, each := range members {
-		name, _ := each.Member.(string) // all members are
+	for i, name := range members {
 		active[i].Installation, active[i].ID = split(name)
-		active[i].score = each.Score
 	}
-	return active, nil
+	return active
 }
 
 // Resolving are the active batches whose query is still being asked.
 func (b *Batches) Resolving(ctx context.Context) ([]Active, error) {
-	active, err := b.Active(ctx)
-	if err != nil || len(active) == 0 {
-		return nil, err
+	members, err := b.Redis.ZRange(ctx, keyspace.ActiveBatches, 0, -1).Result()
+	if err != nil || len(members) == 0 {
+		return nil, unavailable(err, "look for batches")
 	}
+	active := activeOf(members)
 	pipeline := b.Redis.Pipeline()
 	states := make([]*redis.StringCmd, len(active))
 	for i, each := range active {
@@ -76,14 +93,6 @@ func (b *Batches) Resolving(ctx context.Context) ([]Active, error) {
 		}
 	}
 	return resolving, nil
-}
-
-// LetGo takes a batch from the active ones, unless somebody asked for it again since it was read.
-func (b *Batches) LetGo(ctx context.Context, a Active) error {
-	err := batchForgetScript.run(ctx, b.Redis, []string{keyspace.ActiveBatches}, []arg{
-		{"member", member(a.Installation, a.ID)}, {"score", strconv.FormatFloat(a.score, 'f', -1, 64)},
-	}).Err()
-	return unavailable(err, "let go of a batch")
 }
 
 // Abandon removes a batch that was not written to its end, and does nothing to another one.
@@ -110,21 +119,11 @@ func (b *Batches) Listen(ctx context.Context, advance func(installation, id stri
 	}
 }
 
-// Claim reports whether the caller is the one to look at the batch now. It is for 450 ms.
-func (b *Batches) Claim(ctx context.Context, installation, id string) (bool, error) {
-	return b.lease(ctx, keysOf(installation, id).Tick(), tickLease)
-}
-
 // ClaimPage reports whether the caller is the one to ask for the next page of the batch's query. It is for 25 seconds, or until release.
 func (b *Batches) ClaimPage(ctx context.Context, installation, id string) (mine bool, release func(), err error) {
 	key := keysOf(installation, id).Page()
-	mine, err = b.lease(ctx, key, pageLease)
-	return mine, func() { b.Redis.Del(context.WithoutCancel(ctx), key) }, err
-}
-
-func (b *Batches) lease(ctx context.Context, key string, life time.Duration) (bool, error) {
-	mine, err := b.Redis.SetNX(ctx, key, 1, life).Result()
-	return mine, unavailable(err, "look at a batch")
+	mine, err = b.Redis.SetNX(ctx, key, 1, pageLease).Result()
+	return mine, func() { b.Redis.Del(context.WithoutCancel(ctx), key) }, unavailable(err, "look at a batch")
 }
 
 // Progress says what is to be done for a batch.

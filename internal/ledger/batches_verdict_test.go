@@ -219,28 +219,56 @@ func (a *accounts) answer(s *script, installation string, args []arg, rest []any
 	return strings.Join(texts, " ")
 }
 
-// TestForgetVerdicts: batch_forget has a key of its own, which all installations share.
-func TestForgetVerdicts(t *testing.T) {
+// TestActiveBatches: a batch is given to one driver at a time, comes again when it was to, and stays where somebody steered it meanwhile.
+func TestActiveBatches(t *testing.T) {
 	onEach(t, func(a *accounts) {
-		ctx := a.t.Context()
-		if err := a.redis.Do(ctx, "ZADD", keyspace.ActiveBatches, 5, "i b").Err(); err != nil {
-			a.t.Fatal(err)
-		}
-		for _, step := range []struct {
-			member, score, want string
-		}{{"i b", "4", "kept"}, {"i other", "5", "kept"}, {"i b", "5", "forgotten"}, {"i b", "5", "kept"}} {
-			got, err := batchForgetScript.run(ctx, a.redis, []string{keyspace.ActiveBatches}, []arg{{"member", step.member}, {"score", step.score}}).Text()
-			if err != nil || got != step.want {
-				a.t.Errorf("%+v: %q, %v", step, got, err)
+		ctx, books := a.t.Context(), a.Batches
+		one := Active{"i", "b"}
+		mustBe := func(want int, what string) {
+			a.t.Helper()
+			if found, err := books.Claim(ctx); err != nil || len(found) != want {
+				a.t.Errorf("%s: %v, %v", what, found, err)
 			}
 		}
+		ask := func() {
+			a.t.Helper()
+			if err := a.redis.ZAdd(ctx, keyspace.ActiveBatches, dueNow("i", "b")).Err(); err != nil {
+				a.t.Fatal(err)
+			}
+		}
+		settle := func(after time.Duration) {
+			a.t.Helper()
+			if err := books.Settle(ctx, one, books.Now(), after); err != nil {
+				a.t.Fatal(err)
+			}
+		}
+		mustBe(0, "none was asked for")
+		ask()
+		mustBe(1, "asked for")
+		mustBe(0, "claimed")
+		settle(0)
+		mustBe(1, "due at once")
+		settle(time.Hour)
+		mustBe(0, "due in an hour")
+		if err := books.Hurry(ctx, "i", "b"); err != nil {
+			a.t.Fatal(err)
+		}
+		mustBe(1, "hurried")
+		ask() // while it is looked at
+		settle(-1)
+		mustBe(1, "steered meanwhile")
+		settle(-1)
+		if err := books.Hurry(ctx, "i", "b"); err != nil {
+			a.t.Fatal(err)
+		}
+		mustBe(0, "let go")
 	})
 }
 
 // TestEveryVerdict: the table has each verdict that a script's file names.
 func TestEveryVerdict(t *testing.T) {
 	t.Parallel()
-	seen := map[string][]string{"batch_forget": {"forgotten", "kept"}}
+	seen := map[string][]string{}
 	for _, tc := range verdicts {
 		word, _, _ := strings.Cut(tc.want, " ")
 		seen[tc.script.name] = append(seen[tc.script.name], word)

@@ -94,7 +94,7 @@ func (l *Ledger) Claim(ctx context.Context, shard, most int) ([]string, error) {
 // Settle has an installation that was claimed at a time looked at again after another, or lets it go where after is negative.
 func (l *Ledger) Settle(ctx context.Context, installation string, claimed time.Time, after time.Duration) error {
 	least := claimPause - time.Since(claimed) - time.Second
-	args := []arg{{"now", l.clock()}, {"installation", installation}, {"after", after.Milliseconds()}, {"least", least.Milliseconds()}}
+	args := []arg{{"now", l.clock()}, {"installation", installation}, {"after", milliseconds(after)}, {"least", least.Milliseconds()}}
 	return unavailable(settleScript.run(ctx, l.Redis, liveKey(installation), args).Err(), "look for jobs")
 }
 
@@ -148,3 +148,11 @@ func (l *Ledger) Release(ctx context.Context, shard int, name string) error {
 }
 
 var leaseScript = load("lease")
+
+// milliseconds is a duration for a script, in which what is negative stays so.
+func milliseconds(d time.Duration) int64 {
+	if d < 0 {
+		return -1
+	}
+	return d.Milliseconds()
+}

@@ -107,12 +107,18 @@ func (c *Client) CancelAll(ctx context.Context, installation string) (int, error
 
 // Retry runs a job again that ended without success, for the same requester, as the same actor and with that actor's current token.
 func (c *Client) Retry(ctx context.Context, installation, id string) (job.Status, error) {
-	return c.RetryRun(ctx, installation, id, -1)
+	tickets, err := c.Ledger.Retry(ctx, installation, id)
+	return c.retried(ctx, installation, id, tickets, err)
 }
 
-// RetryRun is Retry of a job's run of that generation; a Conflict where another run is there already.
-func (c *Client) RetryRun(ctx context.Context, installation, id string, generation int) (job.Status, error) {
-	tickets, err := c.Ledger.Retry(ctx, installation, id, generation)
+// RetryRun is Retry of a job's run of that generation; a Conflict where another run is there already. What the job was to do is that of j, where
+// it is not kept any more.
+func (c *Client) RetryRun(ctx context.Context, j job.Job, generation int) (job.Status, error) {
+	tickets, err := c.Ledger.RetryRun(ctx, j, generation)
+	return c.retried(ctx, j.Installation, j.ID, tickets, err)
+}
+
+func (c *Client) retried(ctx context.Context, installation, id string, tickets []ledger.Ticket, err error) (job.Status, error) {
 	if err != nil {
 		return job.Status{}, err
 	}
@@ -283,9 +289,4 @@ func (c *Client) Depths(ctx context.Context) ([]Depth, error) {
 		}
 	}
 	return depths, nil
-}
-
-// HaveTasks is true for every job: the record suffices.
-func (c *Client) HaveTasks(_ context.Context, _ job.Class, ids []string) ([]bool, error) {
-	return slices.Repeat([]bool{true}, len(ids)), nil
 }
