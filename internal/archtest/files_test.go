@@ -62,6 +62,7 @@ func TestComplaints(t *testing.T) {
 		"long, not Go":        {"a.md", strings.Repeat("x\n", 2*maxLines), ""},
 		"sleeping test":       {"a_test.go", sleeping, "line 3: sleeps"},
 		"sleeping kit":        {"gitrepo/gittest/a.go", sleeping, "line 3: sleeps"},
+		"sleeping testkit":    {"internal/testkit/a.go", sleeping, "line 3: sleeps"},
 		"sleeping program":    {"a.go", sleeping, ""},
 		"sleep in synctest":   {"a_test.go", bubble, ""},
 		"a glob by hand":      {"a.go", "package x\nimport \"path\"\nvar _, _ = path.Match(\"*\", \"a\")\n", "line 3: matches a glob"},
@@ -114,7 +115,7 @@ func complaints(path string, content []byte) []string {
 	switch {
 	case err != nil:
 		return append(found, "does not parse: "+err.Error())
-	case strings.HasSuffix(path, "_test.go"), strings.HasSuffix(filepath.Dir(path), "test"):
+	case strings.HasSuffix(path, "_test.go"), strings.HasSuffix(filepath.Dir(path), "test"), filepath.Dir(path) == "internal/testkit":
 		return append(found, sleeps(set, file)...)
 	}
 	found = append(found, globsByHand(set, file)...)

@@ -42,9 +42,13 @@ var users = map[string][]string{
 var (
 	kits = []string{
 		"internal/forge/forgetest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest", "internal/browsertest",
+		testkit,
 	}
 	kitUsers = []string{"cmd/sandbox", "internal/bench", "internal/systemtest"}
 )
+
+// testkit is for tests alone: neither the sandbox nor a benchmark's program uses it, only other kits and internal/systemtest.
+const testkit = "internal/testkit"
 
 // apart never meet: no room below app holds two of them, not even through what it imports.
 var apart = []string{"github.com/labstack/echo/v4", "github.com/hibiken/asynq", "github.com/go-git/go-git/v5"}
@@ -91,7 +95,7 @@ var standard = map[string][]string{
 	"math/rand":    nil,
 	"math/rand/v2": {"internal/repolock", "internal/queue", "internal/gitrepo", "internal/bitbucket", "internal/app", "internal/bench", "internal/queue/queuetest"},
 	"testing": {
-		"internal/forge/forgetest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest", "internal/browsertest", "internal/bench",
+		"internal/forge/forgetest", "internal/gitrepo/gittest", "internal/queue/queuetest", "internal/bitbucket/bitbuckettest", "internal/browsertest", "internal/bench", testkit,
 	},
 }
 
@@ -156,6 +160,10 @@ func judge(room, imported string) string {
 
 func judgeArrow(room, imported string) string {
 	switch {
+	case imported == testkit:
+		if !slices.Contains(kits, room) && room != "internal/systemtest" {
+			return "which is for tests alone"
+		}
 	case slices.Contains(kits, imported):
 		if !slices.Contains(kits, room) && !slices.Contains(kitUsers, room) {
 			return "a test kit"
