@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -30,6 +28,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
 	"github.com/gitsmith/gitsmith/internal/secret"
 	"github.com/gitsmith/gitsmith/internal/telemetry"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 	"github.com/gitsmith/gitsmith/internal/tipcache"
 	"github.com/gitsmith/gitsmith/internal/vault"
 	"github.com/gitsmith/gitsmith/internal/worker"
@@ -49,10 +48,7 @@ func startHousekeeping(t *testing.T) *tended {
 	t.Parallel()
 	ctx, client := t.Context(), queuetest.Start(t).Client()
 	k := &tended{now: time.Now(), tips: t.TempDir()}
-	ring, err := secret.ParseKeyring("k:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ring := testkit.Keyring(t, "k", 1)
 	store, err := artifact.Open(ctx, "mem://")
 	if err != nil {
 		t.Fatal(err)
@@ -191,30 +187,12 @@ func TestSilentInstallation(t *testing.T) {
 	}
 }
 
-// shared is a log that the watcher writes while the test reads.
-type shared struct {
-	mutex  sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (s *shared) Write(p []byte) (int, error) {
-	s.mutex.Lock()
-	defer s.mutex.Unlock()
-	return s.buffer.Write(p)
-}
-
-func (s *shared) String() string {
-	s.mutex.Lock()
-	defer s.mutex.Unlock()
-	return s.buffer.String()
-}
-
 // TestReload takes a file over when it has changed; a wrong one, or none, changes nothing but the log and the metric.
 func TestReload(t *testing.T) {
 	t.Parallel()
 	const one = "rules:\n  - {name: one, on: x, job: {clone: {}}}\n"
 	const two = one + "  - {name: two, on: y, job: {clone: {}}}\n"
-	path, log, metrics := filepath.Join(t.TempDir(), "rules.yml"), new(shared), telemetry.NewMetrics()
+	path, log, metrics := filepath.Join(t.TempDir(), "rules.yml"), new(testkit.Buffer), telemetry.NewMetrics()
 	write := func(content string) {
 		t.Helper()
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {

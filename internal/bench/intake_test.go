@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 const (
@@ -97,7 +97,7 @@ func startReceiver(tb testing.TB, issuer *forgetest.Issuer, keys string, setting
 	server := queuetest.Start(tb)
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails (crypto/rand)
-	public, private := freeAddress(tb), freeAddress(tb)
+	public, private := testkit.FreeAddress(tb), testkit.FreeAddress(tb)
 	common := []string{
 		"HOME=" + tb.TempDir(), "PATH=" + os.Getenv("PATH"), "GITSMITH_REDIS_URL=" + server.URL,
 		"GITSMITH_SEAL_KEYS=bench:" + base64.StdEncoding.EncodeToString(key),
@@ -155,16 +155,6 @@ func buildProgram(tb testing.TB, program string) string {
 		tb.Fatalf("go build: %v: %s", err, out)
 	}
 	return name
-}
-
-func freeAddress(tb testing.TB) string {
-	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 func (in *intake) awaitReady(url, log string) {

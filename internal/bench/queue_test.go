@@ -18,6 +18,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 const (
@@ -139,7 +140,7 @@ func (f *fleet) byWorker(tips string, edit func(log string)) (sample Sample) {
 // startWorker returns when the worker is ready.
 func (f *fleet) startWorker(tips string) (worker *binary, log string) {
 	f.tb.Helper()
-	private := freeAddress(f.tb)
+	private := testkit.FreeAddress(f.tb)
 	worker, log = startBinary(f.tb, f.worker, append([]string{
 		"GITSMITH_GIT_URL=" + f.server.base, "GITSMITH_API_URL=" + f.server.base, "GITSMITH_CONCURRENCY=" + strconv.Itoa(f.atOnce),
 		"GITSMITH_CACHE_DIR=" + tips, "GITSMITH_TEMP_DIR=" + filepath.Join(f.root, "temp"), "GITSMITH_OPS_ADDR=" + private,

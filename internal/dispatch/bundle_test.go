@@ -1,10 +1,9 @@
 package dispatch_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -25,6 +24,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/queue"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
 	"github.com/gitsmith/gitsmith/internal/secret"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 const installation = "ari:cloud:ecosystem::installation/1"
@@ -71,10 +71,7 @@ func onReal(t *testing.T) *bundle {
 
 func newBundle(t *testing.T, client redis.UniversalClient) *bundle {
 	t.Helper()
-	ring, err := secret.ParseKeyring("a:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, secret.KeySize)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	ring := testkit.Keyring(t, "a", 1)
 	b := &bundle{t: t, redis: client, tokens: newTokens(), lister: &lister{}}
 	b.queue = queue.Options{Redis: client, Keyring: ring, Logger: slog.New(slog.DiscardHandler)}
 	b.client = queue.NewClient(b.queue)
@@ -164,13 +161,13 @@ func (b *bundle) drive() (*dispatch.Driver, func()) {
 // heard waits until somebody listens to a channel.
 func (b *bundle) heard(channel string) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.t.Context(), 10*time.Second)
-	defer cancel()
-	for b.redis.PubSubNumSub(ctx, channel).Val()[channel] == 0 {
-		if ctx.Err() != nil {
-			b.t.Fatalf("nobody listens to %s", channel)
+	testkit.Eventually(b.t, "a driver listens to "+channel, func() error {
+		heard, err := b.redis.PubSubNumSub(b.t.Context(), channel).Result()
+		if err == nil && heard[channel] == 0 {
+			err = errors.New("nobody does")
 		}
-	}
+		return err
+	})
 }
 
 type processor func(ctx context.Context, j job.Job) (job.Result, error)

@@ -3,7 +3,6 @@ package installation
 import (
 	"context"
 	"errors"
-	"net"
 	"slices"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/keyspace"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -355,12 +355,7 @@ func TestCommitsOfOurs(t *testing.T) {
 
 func TestWithoutRedisEverythingIsUnavailable(t *testing.T) {
 	t.Parallel()
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = closed.Close()
-	client := redis.NewClient(&redis.Options{Addr: closed.Addr().String(), MaxRetries: -1, DialerRetries: 1})
+	client := redis.NewClient(&redis.Options{Addr: testkit.FreeAddress(t), MaxRetries: -1, DialerRetries: 1})
 	t.Cleanup(func() { _ = client.Close() })
 	w, ctx := newWorld(client), t.Context()
 	for name, call := range map[string]func() error{

@@ -20,6 +20,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/queue"
 	"github.com/gitsmith/gitsmith/internal/spool"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 	"github.com/gitsmith/gitsmith/internal/vault"
 )
 
@@ -241,7 +242,7 @@ func TestForeignRecord(t *testing.T) {
 	h := newHouse(t)
 	h.redis.Kill()
 	ours := h.ring
-	h.ring = ring(t, 2)
+	h.ring = testkit.Keyring(t, "k2", 2)
 	p := h.start(unchanged)
 	lost := h.delivery("sealed by another key", "")
 	h.take(p, lost)

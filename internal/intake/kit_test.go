@@ -1,9 +1,7 @@
 package intake_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,6 +25,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
 	"github.com/gitsmith/gitsmith/internal/secret"
 	"github.com/gitsmith/gitsmith/internal/spool"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 	"github.com/gitsmith/gitsmith/internal/vault"
 )
 
@@ -40,26 +39,17 @@ type house struct {
 	issuer *forgetest.Running
 	ring   *secret.Keyring
 	dir    string // of the spool
-	log    *lockedBuffer
+	log    *testkit.Buffer
 
 	jobs   *queue.Client
 	tokens *vault.Vault
 	known  *installation.Store
 }
 
-func ring(t *testing.T, fill byte) *secret.Keyring {
-	t.Helper()
-	made, err := secret.ParseKeyring(fmt.Sprintf("k%d:%s", fill, base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{fill}, 32))))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return made
-}
-
 func newHouse(t *testing.T) *house {
 	t.Helper()
 	t.Parallel()
-	h := &house{t: t, redis: queuetest.Start(t), issuer: forgetest.Start(t), ring: ring(t, 1), dir: t.TempDir(), log: new(lockedBuffer)}
+	h := &house{t: t, redis: queuetest.Start(t), issuer: forgetest.Start(t), ring: testkit.Keyring(t, "k1", 1), dir: t.TempDir(), log: new(testkit.Buffer)}
 	h.client = h.redis.Client()
 	h.jobs = queue.NewClient(queue.Options{Redis: h.client, Keyring: h.ring})
 	h.tokens = vault.New(h.client, h.ring, vault.Options{Remember: -1})
@@ -158,13 +148,12 @@ func (h *house) pending() int {
 
 func (h *house) eventually(what string, is func() bool) {
 	h.t.Helper()
-	poll := time.NewTicker(10 * time.Millisecond)
-	defer poll.Stop()
-	for deadline := time.Now().Add(20 * time.Second); !is(); <-poll.C {
-		if time.Now().After(deadline) {
-			h.t.Fatalf("%s: not within 20 s\n%s", what, h.log)
+	testkit.Eventually(h.t, what, func() error {
+		if !is() {
+			return fmt.Errorf("the log:\n%s", h.log)
 		}
-	}
+		return nil
+	})
 }
 
 // onDisk is everything in the spool's folder.
@@ -183,21 +172,4 @@ func (h *house) onDisk() []byte {
 		all = append(all, content...)
 	}
 	return all
-}
-
-type lockedBuffer struct {
-	mutex  sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mutex.Lock()
-	defer b.mutex.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mutex.Lock()
-	defer b.mutex.Unlock()
-	return b.buffer.String()
 }

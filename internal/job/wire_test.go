@@ -18,6 +18,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/secret"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 // writeGolden writes files that do not exist yet; it never touches one that does, because what was once written must be read
@@ -26,14 +27,7 @@ var writeGolden = flag.Bool("write-golden", false, "write missing golden files")
 
 const privateText = "canary-private-content"
 
-func ring(t testing.TB, id string) *secret.Keyring {
-	t.Helper()
-	ring, err := secret.ParseKeyring(id + ":" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, secret.KeySize)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ring
-}
+func ring(t testing.TB, id string) *secret.Keyring { return testkit.Keyring(t, id, 7) }
 
 func samples() map[string]job.Job {
 	common := job.Job{

@@ -15,6 +15,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/pipeline"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -101,7 +102,7 @@ func TestWhatComesMeanwhileGoesTogether(t *testing.T) {
 			}
 		})
 	}
-	await(t, func() bool { return pipeline.Waiting(client) == callers-2 })
+	await(t, client, callers-2)
 	close(hold)
 	group.Wait()
 	if wrong.Load() > 0 {
@@ -143,7 +144,7 @@ func TestOneFailureIsOnesOwn(t *testing.T) {
 			errs[i] = count.Run(t.Context(), client, []string{"n"}, by).Err()
 		})
 	}
-	await(t, func() bool { return pipeline.Waiting(client) == len(errs)-1 })
+	await(t, client, len(errs)-1)
 	close(hold)
 	group.Wait()
 	for i, err := range errs {
@@ -220,7 +221,7 @@ func TestCallersWhoLeave(t *testing.T) {
 			}
 		})
 	}
-	await(t, func() bool { return pipeline.Waiting(client) == 29 })
+	await(t, client, 29)
 	leave()
 	close(hold)
 	group.Wait()
@@ -253,16 +254,13 @@ func TestRedisAway(t *testing.T) {
 	}
 }
 
-func await(t *testing.T, reached func() bool) {
+// await waits until so many callers wait.
+func await(t *testing.T, client *pipeline.Client, callers int) {
 	t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
-	for !reached() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatal("it never came so far")
+	testkit.Eventually(t, fmt.Sprintf("%d callers wait", callers), func() error {
+		if waiting := pipeline.Waiting(client); waiting != callers {
+			return fmt.Errorf("%d wait", waiting)
 		}
-	}
+		return nil
+	})
 }

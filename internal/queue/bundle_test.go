@@ -1,13 +1,10 @@
 package queue_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,7 +20,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/queue"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
-	"github.com/gitsmith/gitsmith/internal/secret"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -68,27 +65,18 @@ type bundle struct {
 	redis     redis.UniversalClient
 	client    *queue.Client
 	inspector *asynq.Inspector
-	log       *lockedBuffer
+	log       *testkit.Buffer
 }
 
 func newBundle(t *testing.T, client redis.UniversalClient) *bundle {
 	t.Helper()
-	b := &bundle{t: t, redis: client, log: new(lockedBuffer)}
+	b := &bundle{t: t, redis: client, log: new(testkit.Buffer)}
 	b.options = queue.Options{
-		Redis: client, Keyring: ring(t, 1), Logger: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Redis: client, Keyring: testkit.Keyring(t, "a", 1), Logger: slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	b.client = queue.NewClient(b.options)
 	b.inspector = asynq.NewInspectorFromRedisClient(client)
 	return b
-}
-
-func ring(t *testing.T, fill byte) *secret.Keyring {
-	t.Helper()
-	ring, err := secret.ParseKeyring("a:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{fill}, secret.KeySize)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ring
 }
 
 // aJob is a push by the system, interactive.
@@ -273,54 +261,16 @@ const (
 
 func payloadKey(id string) string { return "gitsmith:{" + installation + "}:payload:" + id }
 
-// eventually polls until try returns nil.
+// eventually polls until try returns nil. Its error says what is awaited.
 func eventually(t *testing.T, try func() error) {
 	t.Helper()
-	const patience = 30 * time.Second
-	deadline := time.After(patience)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("still after %s: %v", patience, err)
-		}
-	}
+	testkit.Eventually(t, "the queue", try)
 }
 
 // receive waits for a signal.
 func receive[T any](t *testing.T, from <-chan T) T {
 	t.Helper()
-	select {
-	case value := <-from:
-		return value
-	case <-time.After(30 * time.Second):
-		t.Fatal("the signal did not come")
-		panic("unreachable")
-	}
-}
-
-// lockedBuffer is a log that may be read while it is written.
-type lockedBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buffer.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buffer.String()
+	return testkit.Receive(t, "the queue", from)
 }
 
 // beside is another client of the same Redis, of whatever topology.

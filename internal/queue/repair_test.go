@@ -13,6 +13,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/queue"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 const (
@@ -25,7 +26,7 @@ const (
 func TestUndecodablePayload(t *testing.T) {
 	onBoth(t, func(t *testing.T, b *bundle) {
 		foreign := newBundle(t, b.redis) // sealed by a key that this worker does not have
-		foreign.options.Keyring = ring(t, 2)
+		foreign.options.Keyring = testkit.Keyring(t, "a", 2)
 		queue.NewClient(foreign.options)
 		if _, _, err := queue.NewClient(foreign.options).Enqueue(t.Context(), aJob("foreign")); err != nil {
 			t.Fatal(err)

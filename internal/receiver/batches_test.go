@@ -1,9 +1,7 @@
 package receiver
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
 	"fmt"
 	"maps"
 	"net/http"
@@ -18,7 +16,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/ledger"
-	"github.com/gitsmith/gitsmith/internal/secret"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 // memoryBatches is the real store on an embedded Redis; its jobs are what a test says they are.
@@ -37,10 +35,7 @@ func newBatches(tb testing.TB) *memoryBatches {
 	tb.Cleanup(server.Close)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
 	tb.Cleanup(func() { _ = client.Close() })
-	ring, err := secret.ParseKeyring("a:" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, secret.KeySize)))
-	if err != nil {
-		tb.Fatal(err)
-	}
+	ring := testkit.Keyring(tb, "a", 1)
 	m := &memoryBatches{redis: client, jobs: map[string]job.Status{}}
 	m.Batches = ledger.NewBatches(ledger.BatchOptions{Redis: client, Keyring: ring, Jobs: m})
 	return m

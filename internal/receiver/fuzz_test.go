@@ -26,7 +26,7 @@ func FuzzJobRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte, key string) {
 		jobs := &memoryJobs{}
 		handler := h.build(t, func(config *Config) {
-			config.Jobs, config.Metrics, config.Logger = jobs, &counts{}, loggerTo(&lockedBuffer{})
+			config.Jobs, config.Metrics, config.Logger = jobs, &counts{}, loggerTo(&logBuffer{})
 		})
 		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v1/jobs", strings.NewReader(string(body)))
 		request.Header = with(header, "Content-Type", "application/json", "Idempotency-Key", key)

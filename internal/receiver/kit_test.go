@@ -1,7 +1,6 @@
 package receiver
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -26,6 +25,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/rule"
 	"github.com/gitsmith/gitsmith/internal/secret"
 	"github.com/gitsmith/gitsmith/internal/telemetry"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -50,7 +50,7 @@ type house struct {
 	batches   *memoryBatches
 	artifacts *memoryArtifacts
 	counts    *counts
-	log       *lockedBuffer
+	log       *logBuffer
 	document  *document
 }
 
@@ -58,7 +58,7 @@ func newHouse(tb testing.TB) *house {
 	tb.Helper()
 	h := &house{
 		Running: forgetest.Start(tb), tokens: &memoryTokens{kept: map[string]forge.OAuthToken{}}, jobs: &memoryJobs{},
-		known: &memoryInstallations{records: map[string]installation.Record{}}, artifacts: &memoryArtifacts{kept: map[string]string{}}, counts: &counts{}, log: &lockedBuffer{}, document: loadDocument(tb),
+		known: &memoryInstallations{records: map[string]installation.Record{}}, artifacts: &memoryArtifacts{kept: map[string]string{}}, counts: &counts{}, log: &logBuffer{}, document: loadDocument(tb),
 	}
 	h.batches = newBatches(tb)
 	now := time.Now()
@@ -177,32 +177,17 @@ func refused(tb testing.TB, answer reply, status int, kind fault.Kind, says ...s
 	}
 }
 
-// lockedBuffer is a log that may be read while it is written.
-type lockedBuffer struct {
-	mutex  sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mutex.Lock()
-	defer b.mutex.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mutex.Lock()
-	defer b.mutex.Unlock()
-	return b.buffer.String()
-}
+// logBuffer is what the receiver logs.
+type logBuffer struct{ testkit.Buffer }
 
 // events are the log's lines without those that describe a new kind of call.
-func (b *lockedBuffer) events(tb testing.TB) []map[string]any {
+func (b *logBuffer) events(tb testing.TB) []map[string]any {
 	tb.Helper()
 	return slices.DeleteFunc(b.lines(tb), func(line map[string]any) bool { return line["msg"] == "first call of its kind" })
 }
 
 // lines are all of the log.
-func (b *lockedBuffer) lines(tb testing.TB) []map[string]any {
+func (b *logBuffer) lines(tb testing.TB) []map[string]any {
 	tb.Helper()
 	var events []map[string]any
 	for line := range strings.Lines(b.String()) {
@@ -268,4 +253,4 @@ func (c *counts) taken() []string {
 }
 
 // loggerTo is the program's logger.
-func loggerTo(log *lockedBuffer) *slog.Logger { return telemetry.NewLogger(log, "debug", "json") }
+func loggerTo(log *logBuffer) *slog.Logger { return telemetry.NewLogger(log, "debug", "json") }

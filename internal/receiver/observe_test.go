@@ -107,7 +107,7 @@ func TestPanic(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			log := &lockedBuffer{}
+			log := &logBuffer{}
 			handler := h.build(t, func(config *Config) {
 				config.Logger = loggerTo(log)
 				config.Jobs = &memoryJobs{meddle: func(context.Context) error { tc.thrown(); return nil }}

@@ -3,6 +3,7 @@ package repolock
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 const (
@@ -45,15 +47,8 @@ func acquire(t *testing.T, locker *Locker) *Lock {
 // waitEnd returns the cause with which the lock's context ended.
 func waitEnd(t *testing.T, lock *Lock) error {
 	t.Helper()
-	timer := time.NewTimer(20 * time.Second)
-	defer timer.Stop()
-	select {
-	case <-lock.Context().Done():
-		return context.Cause(lock.Context())
-	case <-timer.C:
-		t.Fatal("the lock's context did not end")
-		return nil
-	}
+	testkit.Receive(t, "the end of the lock's context", lock.Context().Done())
+	return context.Cause(lock.Context())
 }
 
 func TestOneHolderAtATime(t *testing.T) {
@@ -276,9 +271,12 @@ func TestRedisAwayForShortKeepsTheLock(t *testing.T) {
 	if _, err := again.Acquire(t.Context(), installation, "acme/other", Holder{}); err != nil {
 		t.Errorf("after the restart: %v", err)
 	}
-	eventually(t, func() bool {
+	testkit.Eventually(t, "the intent is there", func() error {
 		got, found, err := lock.Intent(t.Context(), "job")
-		return err == nil && found && got == Intent{Branch: "main", Commit: "c", Parent: "p"}
+		if err == nil && (!found || got != Intent{Branch: "main", Commit: "c", Parent: "p"}) {
+			err = fmt.Errorf("%+v, found %t", got, found)
+		}
+		return err
 	})
 	if lock.Context().Err() != nil {
 		t.Errorf("lost: %v", context.Cause(lock.Context()))
@@ -333,21 +331,5 @@ func TestIntents(t *testing.T) {
 				t.Errorf("without a fence in Redis: %v, want an Unavailable fault", err)
 			}
 		})
-	}
-}
-
-// eventually polls until done, or fails the test.
-func eventually(t *testing.T, done func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-deadline.C:
-			t.Fatal("it did not happen within 10 s")
-		case <-tick.C:
-		}
 	}
 }

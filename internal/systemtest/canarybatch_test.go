@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 // What the canary's batches hold beside what jobs do.
@@ -65,7 +67,7 @@ func (s *system) canaryBatch(who caller, body string) (id string) {
 
 func (s *system) canaryEnd(who caller, id string) {
 	s.t.Helper()
-	eventually(s.t, "batch "+id+" has finished", func() error {
+	testkit.Eventually(s.t, "batch "+id+" has finished", func() error {
 		_, answer := s.call(who, http.MethodGet, "/v1/batches/"+id, "")
 		var got struct {
 			State   string

@@ -1,10 +1,7 @@
 package systemtest
 
 import (
-	"bytes"
-	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,7 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
+
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 // binaries are built once for the package.
@@ -33,7 +31,7 @@ var binaries = sync.OnceValues(func() (string, error) {
 type process struct {
 	name    string
 	command *exec.Cmd
-	log     *syncBuffer
+	log     *testkit.Buffer
 	ops     string // base URL
 	exited  chan struct{}
 }
@@ -45,8 +43,8 @@ func startProcess(t testing.TB, name string, environ ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ops := freeAddress(t)
-	p := &process{name: name, log: new(syncBuffer), ops: "http://" + ops, exited: make(chan struct{})}
+	ops := testkit.FreeAddress(t)
+	p := &process{name: name, log: new(testkit.Buffer), ops: "http://" + ops, exited: make(chan struct{})}
 	p.command = exec.Command(filepath.Join(folder, name))
 	p.command.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "GITSMITH_OPS_ADDR=" + ops}, environ...)
 	p.command.Stdout, p.command.Stderr = p.log, p.log
@@ -63,7 +61,7 @@ func startProcess(t testing.TB, name string, environ ...string) *process {
 			t.Logf("%s wrote:\n%s", name, withoutPolls(p.log.String()))
 		}
 	})
-	eventually(t, name+" is ready", func() error {
+	testkit.Eventually(t, name+" is ready", func() error {
 		select {
 		case <-p.exited:
 			t.Fatalf("%s ended: %s\n%s", name, p.command.ProcessState, p.log)
@@ -105,58 +103,6 @@ func (p *process) stop(t testing.TB) int {
 	if err := p.command.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-p.exited:
-	case <-time.After(30 * time.Second):
-		t.Fatalf("%s does not stop", p.name)
-	}
+	testkit.Receive(t, p.name+" stops", p.exited)
 	return p.command.ProcessState.ExitCode()
-}
-
-// eventually tries until try returns nil, for at most half a minute.
-func eventually(t testing.TB, what string, try func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: %v", what, err)
-		case <-tick.C:
-		}
-	}
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
-// syncBuffer takes a process's output while the test reads it.
-type syncBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.String()
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 // readiness is what /readyz says of Redis.
@@ -73,14 +75,14 @@ func TestReadyzTellsOfARedisThatTakesNothing(t *testing.T) {
 		if err := client.Do(t.Context(), tc.spoil...).Err(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the receiver says that redis is "+tc.name, func() error {
+		testkit.Eventually(t, "the receiver says that redis is "+tc.name, func() error {
 			got, err := s.receiver.readiness()
 			if err != nil || got.status != http.StatusOK || got.ok || !got.degraded || !strings.Contains(got.detail, tc.want) {
 				return fmt.Errorf("%+v %w", got, err)
 			}
 			return nil
 		})
-		eventually(t, "the worker says that redis is "+tc.name, func() error {
+		testkit.Eventually(t, "the worker says that redis is "+tc.name, func() error {
 			got, err := worker.readiness()
 			if err != nil || got.status != http.StatusServiceUnavailable || got.ok || got.degraded || !strings.Contains(got.detail, tc.want) {
 				return fmt.Errorf("%+v %w", got, err)
@@ -94,7 +96,7 @@ func TestReadyzTellsOfARedisThatTakesNothing(t *testing.T) {
 			t.Errorf("%s: worker --check-ready: status %d, %s", tc.name, status, output)
 		}
 		spooled := s.submit(alice, `{"repository": {"workspace": "acme", "slug": "web"}, "clone": {}}`)
-		eventually(t, "the delivery is counted", func() error {
+		testkit.Eventually(t, "the delivery is counted", func() error {
 			got, err := s.receiver.readiness()
 			if err == nil && !strings.Contains(got.detail, "disk: 1 (") {
 				err = errors.New(got.detail)
@@ -105,7 +107,7 @@ func TestReadyzTellsOfARedisThatTakesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, p := range []*process{s.receiver, worker} {
-			eventually(t, p.name+" is well again", func() error {
+			testkit.Eventually(t, p.name+" is well again", func() error {
 				got, err := p.readiness()
 				if err != nil || got.status != http.StatusOK || !got.ok {
 					return fmt.Errorf("%+v %w", got, err)

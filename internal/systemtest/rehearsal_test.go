@@ -15,6 +15,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket/bitbuckettest"
 	"github.com/gitsmith/gitsmith/internal/gitrepo/gittest"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 // rehearsal is a few repositories, acme/r0 and on, and the folder of their bare repositories.
@@ -105,7 +106,7 @@ func (h *rehearsal) run(body string) standing {
 		}
 	}
 	read()
-	eventually(h.t, "batch "+got.ID+" has finished", func() error {
+	testkit.Eventually(h.t, "batch "+got.ID+" has finished", func() error {
 		_, answer = h.call(h.caller, http.MethodGet, "/v1/batches/"+got.ID, "")
 		if read(); got.State != "finished" || got.EndedAt == "" {
 			return fmt.Errorf("%s", answer)

@@ -27,6 +27,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 	"github.com/gitsmith/gitsmith/internal/gitrepo/gittest"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 func TestMain(m *testing.M) {
@@ -111,7 +112,7 @@ func newSystem(t testing.TB) *system {
 	_, _ = rand.Read(key) // never fails (crypto/rand)
 	s.sealKeys = "t:" + base64.StdEncoding.EncodeToString(key)
 	s.issuer = forgetest.Start(t)
-	s.api = "http://" + freeAddress(t)
+	s.api = "http://" + testkit.FreeAddress(t)
 	s.settings = []string{
 		"GITSMITH_ADDR=" + strings.TrimPrefix(s.api, "http://"), "GITSMITH_APP_ID=" + s.issuer.AppID, "GITSMITH_JWKS_URL=" + s.issuer.JWKSURL,
 		"GITSMITH_SPOOL_DIR=" + s.spool, "GITSMITH_DASHBOARD_PASSWORD=" + dashboardPassword,
@@ -318,7 +319,7 @@ func (s *system) decode(answer string) view {
 func (s *system) await(who caller, id, state string) view {
 	s.t.Helper()
 	var got view
-	eventually(s.t, "job "+id+" is "+state, func() error {
+	testkit.Eventually(s.t, "job "+id+" is "+state, func() error {
 		status, answer := s.call(who, http.MethodGet, "/v1/jobs/"+id, "")
 		if status != http.StatusOK {
 			return fmt.Errorf("status %d: %s", status, answer)
@@ -377,7 +378,7 @@ func (s *system) forgiveDeadWorkers() {
 // emptyQueues waits until nothing is left to do.
 func (s *system) emptyQueues() {
 	s.t.Helper()
-	eventually(s.t, "every job has ended", func() error {
+	testkit.Eventually(s.t, "every job has ended", func() error {
 		left, err := s.unfinished()
 		if err == nil && left > 0 {
 			err = fmt.Errorf("%d are left", left)

@@ -21,6 +21,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
 	"github.com/gitsmith/gitsmith/internal/secret"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -169,7 +170,13 @@ func TestRedisDropsTheTokenAtItsExpiry(t *testing.T) {
 	v := New(client, keyring(t, oldKey), Options{})
 	short := forge.OAuthToken{Text: secret.New("short"), ExpiresAt: time.Now().Add(300 * time.Millisecond)}
 	mustKeep(t, v, system, short, true)
-	eventually(t, func() bool { return client.DBSize(t.Context()).Val() == 0 })
+	testkit.Eventually(t, "Redis is empty", func() error {
+		keys, err := client.DBSize(t.Context()).Result()
+		if err == nil && keys > 0 {
+			err = fmt.Errorf("%d keys are left", keys)
+		}
+		return err
+	})
 	mustTake(t, v, system, "")
 }
 
@@ -331,7 +338,7 @@ func TestRedisAwayIsUnavailable(t *testing.T) {
 	}
 	server.Restart()
 	// go-redis looks for a server that was away once a second.
-	eventually(t, func() bool { _, err := v.Take(t.Context(), installation, system); return err == nil })
+	testkit.Eventually(t, "Redis is back", func() error { _, err := v.Take(t.Context(), installation, system); return err })
 	mustTake(t, v, system, "before")
 }
 
@@ -380,22 +387,6 @@ func TestKeys(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
-	}
-}
-
-// eventually polls until done, or fails the test.
-func eventually(t *testing.T, done func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-deadline.C:
-			t.Fatal("it did not happen within 10 s")
-		case <-tick.C:
-		}
 	}
 }
 

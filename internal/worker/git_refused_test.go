@@ -23,6 +23,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
 	"github.com/gitsmith/gitsmith/internal/secret"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 	"github.com/gitsmith/gitsmith/internal/vault"
 	"github.com/gitsmith/gitsmith/internal/worker"
 )
@@ -73,9 +74,7 @@ func newRefusing(t *testing.T) *refusing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.ring, err = secret.ParseKeyring("k:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="); err != nil {
-		t.Fatal(err)
-	}
+	r.ring = testkit.Keyring(t, "k", 1)
 	client := r.redis.Client()
 	r.vault = vault.New(client, r.ring, vault.Options{Remember: -1})
 	r.known = installation.New(client, installation.Options{Remember: -1})
