@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 
 	"github.com/redis/go-redis/v9"
@@ -74,18 +75,18 @@ func (b *Batches) Create(ctx context.Context, asked batch.Batch) (status batch.S
 
 // write writes a batch down, piece by piece, and reports whether this call completed it.
 func (b *Batches) write(ctx context.Context, asked batch.Batch, plan batch.Plan) (created bool, err error) {
-	first, digest := plan.Entries, ""
+	first, digest, call := plan.Entries, "", rand.Text()
 	if len(first) > piece {
 		first, digest = first[:piece], plan.Digest
 	}
 	life := (batch.MaxAge + b.Retention).Milliseconds()
 	verdict, next, err := writeVerdict(b.runOn(ctx, batchCreateScript, asked.Installation, []arg{
-		{"id", asked.ID}, {"digest", asked.Digest}, {"created", asked.CreatedAt.UnixMilli()}, {"life", life}, {"spec", plan.Spec}, {"plan", digest}, {"fields", len(plan.Fields)},
+		{"id", asked.ID}, {"call", call}, {"digest", asked.Digest}, {"created", asked.CreatedAt.UnixMilli()}, {"life", life}, {"spec", plan.Spec}, {"plan", digest}, {"fields", len(plan.Fields)},
 	}, append(plan.Fields, texts(first)...)...))
 	for err == nil && verdict == writtenPart && next < len(plan.Entries) {
 		entries := plan.Entries[next:min(next+piece, len(plan.Entries))]
 		verdict, next, err = writeVerdict(b.runOn(ctx, batchWriteScript, asked.Installation, []arg{
-			{"id", asked.ID}, {"digest", asked.Digest}, {"plan", digest}, {"number", next}, {"total", len(plan.Entries)},
+			{"id", asked.ID}, {"call", call}, {"digest", asked.Digest}, {"plan", digest}, {"number", next}, {"total", len(plan.Entries)},
 		}, texts(entries)...))
 	}
 	switch {

@@ -45,7 +45,7 @@ func resolving(more ...any) []any {
 	return running(0, append([]any{"state", "resolving", "resolved", 0}, more...)...)
 }
 
-func createArgs(plan string) []any { return []any{"d", tableNow, 60_000, "spec", plan, 8} }
+func createArgs(plan string) []any { return []any{"mine", "d", tableNow, 60_000, "spec", plan, 8} }
 
 func takeArgs(hold string) []any { return []any{tableNow, hold, 100, tableNow - 1000} }
 
@@ -59,6 +59,7 @@ var verdicts = map[string]verdictCase{
 	"create an empty one":        {script: batchCreateScript, args: createArgs(""), rest: rootFields(), want: "made 0", state: batch.StateRunning},
 	"create a large one":         {script: batchCreateScript, args: createArgs("p"), rest: rootFields("e0", "e1"), want: "writing 2", state: batch.StateWriting, after: map[string]int{"pending": 2}},
 	"create it again":            {script: batchCreateScript, root: running(1), args: createArgs(""), rest: rootFields("e0"), want: "there 0", state: batch.StateRunning},
+	"create it, sent twice":      {script: batchCreateScript, root: running(1, "call", "mine"), args: createArgs(""), rest: rootFields("e0"), want: "made 0", state: batch.StateRunning},
 	"create another":             {script: batchCreateScript, root: running(1, "digest", "other"), args: createArgs(""), rest: rootFields("e0"), want: "another 0", state: batch.StateRunning},
 	"create another, unfinished": {script: batchCreateScript, root: writing("digest", "other"), args: createArgs("p"), rest: rootFields("e0"), want: "another 0", state: batch.StateWriting},
 	"create for a removed app":   {script: batchCreateScript, gone: true, args: createArgs(""), rest: rootFields("e0"), want: "gone 0"},
@@ -69,16 +70,16 @@ var verdicts = map[string]verdictCase{
 		script: batchCreateScript, root: writing(), items: batchItems{batch.Pending: {0, 1}}, args: createArgs("q"), rest: rootFields("e0"), want: "writing 1", state: batch.StateWriting, after: map[string]int{"pending": 1},
 	},
 	"write a piece": {
-		script: batchWriteScript, root: writing(), items: batchItems{batch.Pending: {0, 1}}, args: []any{"d", "p", 2, 5}, rest: []any{"e2", "e3"}, want: "writing 4", state: batch.StateWriting, after: map[string]int{"pending": 4},
+		script: batchWriteScript, root: writing(), items: batchItems{batch.Pending: {0, 1}}, args: []any{"mine", "d", "p", 2, 5}, rest: []any{"e2", "e3"}, want: "writing 4", state: batch.StateWriting, after: map[string]int{"pending": 4},
 	},
 	"write the last piece": {
-		script: batchWriteScript, root: writing(), items: batchItems{batch.Pending: {0, 1}}, args: []any{"d", "p", 2, 3}, rest: []any{"e2"}, want: "made 3", state: batch.StateRunning, after: map[string]int{"pending": 3},
+		script: batchWriteScript, root: writing(), items: batchItems{batch.Pending: {0, 1}}, args: []any{"mine", "d", "p", 2, 3}, rest: []any{"e2"}, want: "made 3", state: batch.StateRunning, after: map[string]int{"pending": 3},
 	},
-	"write what another has written": {script: batchWriteScript, root: writing(), args: []any{"d", "p", 0, 3}, rest: []any{"e0"}, want: "writing 2", state: batch.StateWriting},
-	"write after the last":           {script: batchWriteScript, root: running(3), args: []any{"d", "p", 2, 3}, rest: []any{"e2"}, want: "there 0", state: batch.StateRunning},
-	"write to another plan":          {script: batchWriteScript, root: writing("plan", "q"), args: []any{"d", "q", 2, 3}, rest: []any{"e2"}, want: "lost 0", state: batch.StateWriting},
-	"write to what was removed":      {script: batchWriteScript, args: []any{"d", "p", 2, 3}, rest: []any{"e2"}, want: "lost 0"},
-	"write for a removed app":        {script: batchWriteScript, root: writing(), gone: true, args: []any{"d", "p", 2, 3}, rest: []any{"e2"}, want: "gone 0", state: batch.StateWriting},
+	"write what another has written": {script: batchWriteScript, root: writing(), args: []any{"mine", "d", "p", 0, 3}, rest: []any{"e0"}, want: "writing 2", state: batch.StateWriting},
+	"write after the last":           {script: batchWriteScript, root: running(3), args: []any{"mine", "d", "p", 2, 3}, rest: []any{"e2"}, want: "there 0", state: batch.StateRunning},
+	"write to another plan":          {script: batchWriteScript, root: writing("plan", "q"), args: []any{"mine", "d", "q", 2, 3}, rest: []any{"e2"}, want: "lost 0", state: batch.StateWriting},
+	"write to what was removed":      {script: batchWriteScript, args: []any{"mine", "d", "p", 2, 3}, rest: []any{"e2"}, want: "lost 0"},
+	"write for a removed app":        {script: batchWriteScript, root: writing(), gone: true, args: []any{"mine", "d", "p", 2, 3}, rest: []any{"e2"}, want: "gone 0", state: batch.StateWriting},
 
 	"abandon one that is written": {script: batchAbandonScript, root: writing(), items: batchItems{batch.Pending: {0}}, want: "abandoned"},
 	"abandon one that runs":       {script: batchAbandonScript, root: running(1), items: batchItems{batch.Pending: {0}}, want: "kept", state: batch.StateRunning, after: map[string]int{"pending": 1}},
