@@ -57,7 +57,7 @@ var apart = []string{"github.com/labstack/echo/v4", "github.com/hibiken/asynq", 
 var libraries = map[string][]string{
 	"github.com/MicahParks/":          {"internal/forge", "internal/forge/forgetest"},
 	"github.com/golang-jwt/jwt":       {"internal/forge", "internal/forge/forgetest"},
-	"github.com/alicebob/miniredis":   {"cmd/sandbox"},
+	"github.com/alicebob/miniredis":   {"cmd/sandbox", "internal/queue/queuetest"},
 	"github.com/bluekeyes/go-gitdiff": {"internal/edit"},
 	"github.com/cenkalti/backoff":     {"internal/bitbucket"},
 	"github.com/chromedp/":            {"internal/browsertest"},

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/batch"
@@ -55,11 +54,7 @@ func onBoth(t *testing.T, test func(b *bundle)) {
 	})
 	t.Run("miniredis", func(t *testing.T) {
 		t.Parallel()
-		server := miniredis.RunT(t)
-		server.ClockTTL(true)
-		client := redis.NewClient(&redis.Options{Addr: server.Addr()})
-		t.Cleanup(func() { _ = client.Close() })
-		test(newBundle(t, client))
+		test(newBundle(t, queuetest.Embedded(t)))
 	})
 }
 

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
@@ -44,11 +43,7 @@ func onBoth(t *testing.T, test func(t *testing.T, b *bundle)) {
 // embedded is a client of a Redis as the sandbox has it.
 func embedded(t *testing.T) redis.UniversalClient {
 	t.Helper()
-	server := miniredis.RunT(t)
-	server.ClockTTL(true)
-	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
-	t.Cleanup(func() { _ = client.Close() })
-	return client
+	return queuetest.Embedded(t)
 }
 
 // onReal runs a test against a real redis-server alone.

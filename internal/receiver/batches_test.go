@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/batch"
@@ -16,6 +15,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/ledger"
+	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
 	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
@@ -28,13 +28,7 @@ type memoryBatches struct {
 
 func newBatches(tb testing.TB) *memoryBatches {
 	tb.Helper()
-	server := miniredis.NewMiniRedis()
-	if err := server.Start(); err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(server.Close)
-	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
-	tb.Cleanup(func() { _ = client.Close() })
+	client := queuetest.Embedded(tb)
 	ring := testkit.Keyring(tb, "a", 1)
 	m := &memoryBatches{redis: client, jobs: map[string]job.Status{}}
 	m.Batches = ledger.NewBatches(ledger.BatchOptions{Redis: client, Keyring: ring, Jobs: m})

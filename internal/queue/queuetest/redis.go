@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -29,6 +30,7 @@ const (
 	startTimeout = 20 * time.Second      // a loaded machine included
 	pollInterval = 10 * time.Millisecond // between two looks at a server that starts
 	portAttempts = 20
+	unlimited    = -1 // for go-redis
 )
 
 // Redis is a running redis-server. Its methods fail the test it was started for and belong to that test's goroutine.
@@ -104,16 +106,27 @@ func start(tb testing.TB, cluster bool) *Redis {
 }
 
 // Client is a new client of the server, closed when the test is over. It gives up soon on a server that is away, and finds
-// it again after a Restart, though only about a second later where many calls have failed: poll then.
+// it again after a Restart, though only about a second later where many calls have failed: poll then. For an answer it waits as long
+// as the server lives: otherwise go-redis would send a command again that a loaded machine had not answered in 5 s.
 func (r *Redis) Client() redis.UniversalClient {
 	r.tb.Helper()
 	var client redis.UniversalClient
 	if r.cluster {
-		client = redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{r.Addr}, DialerRetries: 1})
+		client = redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{r.Addr}, DialerRetries: 1, ReadTimeout: unlimited, WriteTimeout: unlimited})
 	} else {
-		client = redis.NewClient(&redis.Options{Addr: r.Addr, DialerRetries: 1})
+		client = redis.NewClient(&redis.Options{Addr: r.Addr, DialerRetries: 1, ReadTimeout: unlimited, WriteTimeout: unlimited})
 	}
 	r.tb.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// Embedded is a client of a Redis within this process, as the sandbox has it. It waits for an answer as [Redis.Client]'s does.
+func Embedded(tb testing.TB) redis.UniversalClient {
+	tb.Helper()
+	server := miniredis.RunT(tb)
+	server.ClockTTL(true)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr(), ReadTimeout: unlimited, WriteTimeout: unlimited})
+	tb.Cleanup(func() { _ = client.Close() })
 	return client
 }
 
