@@ -245,28 +245,33 @@ func (b *bundle) createAs(id string, actor forge.Actor, request batch.Request) b
 	return status
 }
 
-// await polls until the batch is as wanted, and sees to it that the totals add up at each look.
+// await polls until the batch is as wanted, and sees to it that the totals add up at each look. Its patience begins anew whenever a
+// repository has ended: what decides is that the batch moves, not how long all of it takes.
 func (b *bundle) await(id, what string, wanted func(batch.Status) bool) batch.Status {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.t.Context(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		status, err := b.store.Get(ctx, installation, id)
-		if err != nil {
-			b.t.Fatalf("%s: %v", what, err)
-		}
-		b.addUp(status)
-		if wanted(status) {
+	for most := 0; ; {
+		var status batch.Status
+		done := false
+		testkit.Eventually(b.t, what, func() (err error) {
+			if status, err = b.store.Get(b.t.Context(), installation, id); err != nil {
+				b.t.Fatalf("%s: %v", what, err)
+			}
+			b.addUp(status)
+			if done = wanted(status); done || ended(status) > most {
+				return nil
+			}
+			return fmt.Errorf("%+v", status)
+		})
+		if done {
 			return status
 		}
-		select {
-		case <-ctx.Done():
-			b.t.Fatalf("%s: %+v", what, status)
-		case <-tick.C:
-		}
+		most = ended(status)
 	}
+}
+
+// ended counts the repositories that have ended.
+func ended(status batch.Status) int {
+	return status.Total - status.Totals[batch.Queued] - status.Totals[batch.Running] - status.Totals[batch.Waiting]
 }
 
 func (b *bundle) addUp(status batch.Status) {
