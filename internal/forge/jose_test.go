@@ -13,6 +13,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 // TestIndependentIssuer compares the verifier's verdicts with those that testdata/jose/issue.mjs expects of tokens which npm
@@ -44,7 +45,10 @@ func TestIndependentIssuer(t *testing.T) {
 		_, _ = w.Write(issued.JWKS) // the verifier says so if it did not arrive
 	}))
 	defer server.Close()
-	verifier, err := forge.NewVerifier(forge.VerifierConfig{AppIDs: []string{forgetest.AppID}, JWKSURL: server.URL, Now: func() time.Time { return time.Unix(issued.Now, 0) }, HTTPClient: server.Client()})
+	verifier, err := forge.NewVerifier(forge.VerifierConfig{
+		AppIDs: []string{forgetest.AppID}, JWKSURL: server.URL, Now: func() time.Time { return time.Unix(issued.Now, 0) }, HTTPClient: server.Client(),
+		FetchTimeout: testkit.Left(t), // not the caller's 2 s: with the clock held, keys that come late would never be fetched again
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
