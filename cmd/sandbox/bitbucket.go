@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -79,7 +78,7 @@ func (s *sandbox) commitBehindTheBack(ctx context.Context) {
 	const stream = "commit refs/heads/main\ncommitter Bob <bob@example.com> 1767225600 +0000\ndata 4\nRace\n" +
 		"from refs/heads/main^0\nM 100644 inline bob.txt\ndata 4\nbob\n\n"
 	command := exec.CommandContext(ctx, "git", "-C", s.bare("web"), "fast-import", "--quiet")
-	command.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_SYSTEM="+os.DevNull)
+	command.Env = gittest.Environ()
 	command.Stdin = strings.NewReader(stream)
 	if output, err := command.CombinedOutput(); err != nil {
 		_, _ = fmt.Fprintf(s.log, "{\"msg\":%q}\n", "the race could not be staged: "+string(output)) // the step then says that nothing moved

@@ -251,7 +251,7 @@ func free(ctx context.Context, address string) string {
 // git runs the git CLI on a repository of the stand-in Bitbucket and returns its output, which is empty where it fails.
 func (s *sandbox) git(ctx context.Context, slug string, args ...string) string {
 	command := exec.CommandContext(ctx, "git", append([]string{"-C", s.bare(slug)}, args...)...)
-	command.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_SYSTEM="+os.DevNull)
+	command.Env = gittest.Environ()
 	output, _ := command.Output()
 	return strings.TrimSpace(string(output))
 }

@@ -14,6 +14,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/gitsmith/gitsmith/internal/gitrepo/gittest"
 )
 
 // Shape is the size of a repository to measure on. The same shape always gives the same commits.
@@ -94,7 +96,7 @@ func run(ctx context.Context, directory string, stdin func(io.Writer) error, arg
 
 // gitEnvironment keeps the settings of this machine out of the comparison.
 func gitEnvironment() []string {
-	return append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_NOSYSTEM=1", "GIT_TERMINAL_PROMPT=0",
+	return append(gittest.Environ(),
 		"GIT_AUTHOR_NAME=Bench", "GIT_AUTHOR_EMAIL=bench@example.com", "GIT_COMMITTER_NAME=Bench", "GIT_COMMITTER_EMAIL=bench@example.com")
 }
 

@@ -344,7 +344,7 @@ func (s *system) git(args ...string) string {
 
 func gitCommand(ctx context.Context, folder string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, "git", append([]string{"-C", folder}, args...)...)
-	command.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_SYSTEM="+os.DevNull)
+	command.Env = gittest.Environ()
 	return command
 }
 

@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/bitbucket/bitbuckettest"
 	"github.com/gitsmith/gitsmith/internal/fault"
+	"github.com/gitsmith/gitsmith/internal/gitrepo/gittest"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/worker"
 )
@@ -32,7 +32,7 @@ func standIn(t *testing.T, before func(next http.Handler) http.Handler) (*bitbuc
 		{"--git-dir", folder, "fast-import", "--quiet"},
 	} {
 		command := exec.CommandContext(t.Context(), "git", arguments...)
-		command.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
+		command.Env = gittest.Environ()
 		command.Stdin = strings.NewReader("commit refs/heads/main\ncommitter a <a@example.com> 1 +0000\ndata 1\na\n" +
 			"commit refs/heads/topic\ncommitter a <a@example.com> 2 +0000\ndata 1\nb\nfrom refs/heads/main\n\n")
 		if output, err := command.CombinedOutput(); err != nil {

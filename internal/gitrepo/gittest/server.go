@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -126,11 +127,18 @@ func (s *Server) Commit(ctx context.Context, name, branch, message string, files
 	return err
 }
 
+// Environ is the environment for a git CLI: the process's, without anybody's configuration, and without what git hands to its hooks, by which
+// the commands would work on the repository that the hook belongs to.
+func Environ() []string {
+	inherited := slices.DeleteFunc(os.Environ(), func(variable string) bool { return strings.HasPrefix(variable, "GIT_") })
+	return append(inherited, "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_SYSTEM="+os.DevNull, "GIT_TERMINAL_PROMPT=0")
+}
+
 // Git runs the git CLI in folder, without anybody's configuration, and returns its output without the last line break.
 func Git(ctx context.Context, folder string, stdin io.Reader, args ...string) (string, error) {
 	command := exec.CommandContext(ctx, "git", args...)
 	command.Dir, command.Stdin = folder, stdin
-	command.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_SYSTEM="+os.DevNull, "GIT_TERMINAL_PROMPT=0")
+	command.Env = Environ()
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr
 	if err := command.Run(); err != nil {
