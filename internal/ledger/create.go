@@ -17,11 +17,10 @@ const trimEvery = 16
 
 // Created is what became of a job that was to be created.
 type Created struct {
-	New        bool     // else it was there
-	Tickets    []Ticket // its own, where it got a slot
-	State      job.State
-	Digest     string // of the one that was there
-	Generation int
+	New     bool     // else it was there
+	Tickets []Ticket // its own, where it got a slot or may have one
+	State   job.State
+	Digest  string // of the one that was there
 }
 
 // Create writes a job down, once. It gets a slot if its installation has one, or a place in line. Of jobs with the same coalesce key that
@@ -77,10 +76,16 @@ func (l *Ledger) Create(ctx context.Context, j job.Job) (Created, error) {
 	case "gone":
 		return Created{}, fault.Newf(fault.Denied, "the app was removed from the workspace; install it again")
 	case "there":
-		if len(read.texts) < 4 {
+		if len(read.texts) < 5 {
 			return Created{}, unavailable(errForm, "queue a job")
 		}
-		return Created{Digest: read.texts[1], State: job.State(read.texts[2]), Generation: int(read.number(3))}, nil
+		there := Created{Digest: read.texts[1], State: job.State(read.texts[2])}
+		if there.State == job.Queued { // which does nothing if the job stands in line
+			again := firstTicket(j)
+			again.Generation, again.Serial = int(read.number(3)), int(read.number(4))
+			there.Tickets = []Ticket{again}
+		}
+		return there, nil
 	case "slot":
 		return Created{New: true, State: job.Queued, Tickets: []Ticket{firstTicket(j)}}, nil
 	}

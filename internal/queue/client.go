@@ -61,6 +61,9 @@ func (c *Client) Enqueue(ctx context.Context, j job.Job) (status job.Status, cre
 		return job.Status{}, false, fault.Newf(fault.Conflict, "this Idempotency-Key was used for another request; use a new key, or send the same body")
 	}
 	status, err = c.Get(ctx, j.Installation, j.ID)
+	if err == nil && status.State == job.Queued { // the call that made it may have died before it issued the ticket
+		c.issueLater(ctx, made.Tickets)
+	}
 	return status, false, err
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/hibiken/asynq"
 
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/fault"
@@ -154,23 +155,33 @@ func TestEnqueueTwiceIsOnce(t *testing.T) {
 	})
 }
 
-// TestTicketIsLost: a receiver died between the record and the ticket.
+// TestTicketIsLost: a receiver died between the record and the ticket. The same call again issues it, and so does the next look.
 func TestTicketIsLost(t *testing.T) {
-	onBoth(t, func(t *testing.T, b *bundle) {
-		b.enqueue(aJob("j1"))
-		if err := b.inspector.DeleteTask(tickets, "j1.0.0"); err != nil {
-			t.Fatal(err)
-		}
-		if status, err := b.client.Get(t.Context(), installation, "j1"); err != nil || status.State != job.Queued {
-			t.Errorf("%+v %v", status, err)
-		}
-		if _, created, err := b.client.Enqueue(t.Context(), aJob("j1")); created || err != nil {
-			t.Errorf("created %t, %v", created, err)
-		}
-		b.serve(queue.ServerConfig{}, succeed)
-		b.look(time.Minute)
-		b.await("j1", job.Succeeded)
-	})
+	for name, again := range map[string]func(t *testing.T, b *bundle){
+		"the same call again": func(t *testing.T, b *bundle) {
+			t.Helper()
+			if _, created, err := b.client.Enqueue(t.Context(), aJob("j1")); created || err != nil {
+				t.Errorf("created %t, %v", created, err)
+			}
+		},
+		"a look": func(t *testing.T, b *bundle) { t.Helper(); b.look(time.Minute) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			onBoth(t, func(t *testing.T, b *bundle) {
+				b.enqueue(aJob("j1"))
+				if err := b.inspector.DeleteTask(tickets, "j1.0.0"); err != nil {
+					t.Fatal(err)
+				}
+				if status, err := b.client.Get(t.Context(), installation, "j1"); err != nil || status.State != job.Queued {
+					t.Errorf("%+v %v", status, err)
+				}
+				again(t, b)
+				b.taskState("j1", asynq.TaskStatePending)
+				b.serve(queue.ServerConfig{}, succeed)
+				b.await("j1", job.Succeeded)
+			})
+		})
+	}
 }
 
 // TestEnqueueWithoutRedis: while Redis is away nobody knows whether the job is queued; the same call again finds out.

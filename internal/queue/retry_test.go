@@ -181,6 +181,7 @@ func TestRetryDiesAnywhere(t *testing.T) {
 
 			done := make(chan job.Job, 4)
 			b.serve(queue.ServerConfig{}, failFirst(done))
+			b.look(time.Minute) // the ticket may be what is missing
 			if _, err := b.client.Retry(t.Context(), installation, "j1"); err != nil && fault.KindOf(err) != fault.Conflict {
 				t.Errorf("the next retry: %v", err)
 			}

@@ -5,11 +5,11 @@
 -- rest: fields
 --
 -- replaced is the failure of a job that is replaced. trim is the oldest creation that stays in the index, or '' to keep it as it is, and
--- keep how many stay. Returns {verdict, ...}: "there" with digest, state and generation; "gone" where the app was removed; "slot", where
+-- keep how many stay. Returns {verdict, ...}: "there" with digest, state, generation and serial; "gone" where the app was removed; "slot", where
 -- the first ticket is to be issued; "line", where the job's turn comes later; "replaced", where a newer event's job was there before.
 local record, payload_key = root .. key_job .. id, root .. key_payload .. id
-local have = redis.call('HMGET', record, 'digest', 'state', 'generation')
-if have[1] then return {'there', have[1], have[2], have[3]} end
+local have = redis.call('HMGET', record, 'digest', 'state', 'generation', 'serial')
+if have[1] then return {'there', have[1], have[2], have[3], have[4] or '0'} end
 if redis.call('EXISTS', root .. key_gone) == 1 then return {'gone'} end
 now, cap = clock(now), tonumber(cap)
 redis.call('HSET', record, 'opened', now, unpack(ARGV, fields))
