@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gitsmith/gitsmith/internal/job"
+	"github.com/redis/go-redis/v9"
+
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
@@ -314,21 +317,30 @@ func within(t testing.TB, limit time.Duration, what string, try func() error) {
 // unfinished is how many jobs there are that have not ended.
 func (s *system) unfinished() (int64, error) {
 	client, ctx := s.redis.Client(), s.t.Context()
-	left := int64(0)
-	for _, pattern := range keyspace.LivePatterns() {
-		keys, err := client.Keys(ctx, pattern).Result()
+	pipeline := client.Pipeline()
+	var counts []*redis.IntCmd
+	for shard := range keyspace.Shards {
+		live, err := client.ZRange(ctx, keyspace.Live(shard), 0, -1).Result()
 		if err != nil {
 			return 0, err
 		}
-		for _, key := range keys {
-			n, err := client.ZCard(ctx, key).Result()
-			if err != nil {
-				return 0, err
+		for _, name := range live {
+			own := keyspace.Installation(name)
+			counts = append(counts, pipeline.ZCard(ctx, own.Due()))
+			for _, class := range job.Classes() {
+				counts = append(counts, pipeline.ZCard(ctx, own.Held(string(class))), pipeline.ZCard(ctx, own.Line(string(class))))
 			}
-			left += n
 		}
 	}
-	return left, nil
+	if len(counts) == 0 {
+		return 0, nil
+	}
+	_, err := pipeline.Exec(ctx)
+	left := int64(0)
+	for _, count := range counts {
+		left += count.Val()
+	}
+	return left, err
 }
 
 // settle waits until nothing is left to do.
