@@ -24,6 +24,7 @@ func BenchmarkSoak(b *testing.B) {
 	}{
 		{"outage", soakOutage},
 		{"kills", soakKills},
+		{"asynq", soakAsynq},
 		{"fairness", soakFairness},
 		{"tokens", soakTokens},
 		{"batch-trouble", soakBatchTrouble},
@@ -88,7 +89,25 @@ func soakKills(b *testing.B) []bench.Table {
 		}},
 		Note: "Events of 20 installations, 64 at once, as fast as they are answered; a redelivery has another of the three shapes than what it repeats. Each event is a clone with\n" +
 			"archive none of a ref of its own. The git server is a stand-in that repeats what http-backend answered first, for it would take an hour to run it so often; executed\n" +
-			"are the refs that were read from it, read again what it was asked once more, after a kill. A killed worker's jobs come back by themselves, after one to two minutes.",
+			"are the refs that were read from it, read again what it was asked once more, after a kill. A killed worker's jobs come back by themselves, after some 20 seconds.",
+	}}
+}
+
+// soakAsynq has asynq lose whatever it holds while events come.
+func soakAsynq(b *testing.B) []bench.Table {
+	d := &disturber{seed: soakSeed(b)}
+	m := mayhem{events: 20_000, installations: 20, pause: 5 * time.Second, concurrency: 8, natural: true, disturb: d}
+	r := m.run(b)
+	r.check(b, m)
+	return []bench.Table{{
+		Title:  "20,000 events, two workers, and asynq loses or finds something every 5 s",
+		Header: []string{"events", "self-generated", "redelivered", "jobs made", "jobs done", "executed", "duplicates", "lost", "faults", "read again", "all done after"},
+		Rows: [][]string{{
+			fmt.Sprint(r.events), fmt.Sprint(r.selfGenerated), fmt.Sprint(r.redelivered), fmt.Sprint(r.jobs), fmt.Sprint(r.done), fmt.Sprint(r.executed),
+			fmt.Sprint(r.duplicates), fmt.Sprint(r.lost), fmt.Sprint(r.kills), fmt.Sprint(r.again), seconds(r.took),
+		}},
+		Note: fmt.Sprintf("In turn: all keys of asynq are deleted, a third of its tasks, its list of queues, its leases; garbage, unknown types and tickets that were served stand among the\n"+
+			"pending ones; 9,500 tasks older than 90 days are archived; SCRIPT FLUSH. Seed %d.", d.seed),
 	}}
 }
 
