@@ -118,12 +118,7 @@ func (d *Dispatcher) lease(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.trust.heard(instance, time.Now()) {
-		if err := d.Ledger.Recount(ctx); err != nil {
-			return err
-		}
-		d.trust.counted()
-	}
+	d.trust.heard(instance, time.Now())
 	var shards []int
 	for shard := range keyspace.Shards {
 		mine, err := d.Ledger.Lease(ctx, shard, d.name, leaseLife)
@@ -136,6 +131,13 @@ func (d *Dispatcher) lease(ctx context.Context) error {
 	}
 	d.shards, d.leasedAt = shards, time.Now()
 	d.leads.Store(len(shards) > 0 && shards[0] == 0)
+	if !d.leads.Load() || !d.trust.recount {
+		return nil
+	}
+	if err := d.Ledger.Recount(ctx); err != nil {
+		return err
+	}
+	d.trust.counted()
 	return nil
 }
 

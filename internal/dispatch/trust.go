@@ -12,21 +12,20 @@ type trust struct {
 	instance string
 	since    time.Time // of the unbroken time; zero while there is none
 	last     time.Time // when Redis was last heard
-	recount  bool      // keys may be lost
+	recount  bool      // keys may be lost, and are to be looked through by whoever leads
 }
 
 // maxSilence is the longest time between two words of Redis that is no break: a process that stood still is none the wiser than one that
 // lost its connection.
 const maxSilence = 3 * leasePause
 
-// heard notes that Redis has answered, and reports whether its keys are to be looked through because some may be lost.
-func (t *trust) heard(instance string, now time.Time) bool {
+// heard notes that Redis has answered.
+func (t *trust) heard(instance string, now time.Time) {
 	if t.since.IsZero() || now.Sub(t.last) > maxSilence || instance != t.instance {
 		t.recount = t.recount || !t.last.IsZero()
 		t.since = now
 	}
 	t.instance, t.last = instance, now
-	return t.recount
 }
 
 // lost notes that Redis has not answered.
