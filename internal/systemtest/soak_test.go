@@ -96,11 +96,11 @@ func soakKills(b *testing.B) []bench.Table {
 // soakAsynq has asynq lose whatever it holds while events come.
 func soakAsynq(b *testing.B) []bench.Table {
 	d := &disturber{seed: soakSeed(b)}
-	m := mayhem{events: 20_000, installations: 20, pause: 5 * time.Second, concurrency: 8, natural: true, disturb: d}
+	m := mayhem{events: 60_000, installations: 20, pause: time.Second, concurrency: 8, natural: true, disturb: d}
 	r := m.run(b)
 	r.check(b, m)
 	return []bench.Table{{
-		Title:  "20,000 events, two workers, and asynq loses or finds something every 5 s",
+		Title:  "60,000 events, two workers, and asynq loses or finds something every second",
 		Header: []string{"events", "self-generated", "redelivered", "jobs made", "jobs done", "executed", "duplicates", "lost", "faults", "read again", "all done after"},
 		Rows: [][]string{{
 			fmt.Sprint(r.events), fmt.Sprint(r.selfGenerated), fmt.Sprint(r.redelivered), fmt.Sprint(r.jobs), fmt.Sprint(r.done), fmt.Sprint(r.executed),
