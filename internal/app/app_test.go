@@ -25,7 +25,7 @@ func TestDialRedis(t *testing.T) {
 		"redis://:" + password + "@bad host":                                      "",
 		"http://" + password:                                                      "",
 	} {
-		client, err := dialRedis(secret.New(address))
+		client, err := dialRedis(secret.New(address), new(servers))
 		got := ""
 		switch client := client.(type) {
 		case *redis.Client:

@@ -39,6 +39,7 @@ type base struct {
 	tracing       *telemetry.Tracing
 	redis         redis.UniversalClient
 	queue         queue.Options
+	servers       servers // of Redis
 	vault         *vault.Vault
 	artifacts     *artifact.Store
 	installations *installation.Store
@@ -65,7 +66,7 @@ func open(ctx context.Context, service string, settings config.Common, log io.Wr
 		defer cancel()
 		return b.tracing.Shutdown(last)
 	})
-	if b.redis, err = dialRedis(settings.RedisURL); err != nil {
+	if b.redis, err = dialRedis(settings.RedisURL, &b.servers); err != nil {
 		return nil, err
 	}
 	b.closers = append(b.closers, b.redis.Close)

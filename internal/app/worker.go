@@ -101,8 +101,9 @@ func RunWorker(ctx context.Context, environ []string, log io.Writer, listening f
 func (b *base) worker(settings config.Worker, git *gitrepo.Client, rest *bitbucket.Client, recipes *recipe.Book) *worker.Worker {
 	content := &dispatch.Filler{Batches: b.batches, Limits: jobLimits(settings.Common)}
 	jobs := worker.New(worker.Config{
-		Content: content,
-		Tokens:  b.vault, Installs: b.vault, Installations: b.installations, Names: b.installations,
+		RedisSince: b.servers.Since,
+		Content:    content,
+		Tokens:     b.vault, Installs: b.vault, Installations: b.installations, Names: b.installations,
 		Impersonator: forge.NewImpersonator(forge.ImpersonatorConfig{URL: settings.GraphQLURL, ContextID: settings.ContextID}),
 		Budget:       budget.New(b.redis, budget.Options{GitPerHour: settings.GitBudget, ExchangesPerMinute: exchangesPerMinute}),
 		Locker:       worker.NewLocker(b.locker(settings.Retention)), Git: worker.NewGit(git), Keyring: settings.Keyring,

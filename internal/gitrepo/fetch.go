@@ -212,7 +212,7 @@ func (o *objects) drop() error {
 }
 
 // FindJob looks for the commit that a job made on the mark's branch, among those that came after since; where since is empty, among the
-// last fifty.
+// last fifty, and further back as far as no commit is older than the mark's After.
 //
 // It asks for more history in growing steps, because since may be gone from a branch that somebody rewrote.
 func (c *Client) FindJob(ctx context.Context, remote Remote, mark Mark, since string) (commit string, found bool, err error) {
@@ -230,14 +230,21 @@ func (c *Client) FindJob(ctx context.Context, remote Remote, mark Mark, since st
 	if since != "" {
 		request.since = []plumbing.Hash{plumbing.NewHash(since)}
 	}
+	further := since != "" || !mark.After.IsZero()
+	wanted := func(commit *object.Commit) bool {
+		if since == "" && commit.Committer.When.Before(mark.After) {
+			further = false
+		}
+		return mark.made(commit)
+	}
 	for {
-		hash, more, err := c.searchPack(ctx, remote, op, l.server, request, mark.made)
+		hash, more, err := c.searchPack(ctx, remote, op, l.server, request, wanted)
 		switch refused := new(refusal); {
 		case errors.As(err, &refused) && l.server.Filter:
 			l.server.Filter = false // a server that has filters need not have this one
 		case err != nil:
 			return "", false, packFault(ctx, op, err)
-		case hash != "" || !more || since == "" || 10*request.depth > searchLimit:
+		case hash != "" || !more || !further || 10*request.depth > searchLimit:
 			return hash, hash != "", nil
 		default:
 			request.depth *= 10

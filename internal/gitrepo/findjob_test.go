@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/gitrepo"
@@ -41,7 +42,7 @@ var gone = strings.Repeat("1", 40)
 // history is what became of main after a job pushed to it on a chain of four commits; the branch old is at the first of them.
 type history struct {
 	make     func(b *bench)
-	since    string // main's commit before the push where empty; "-" for no start at all
+	since    string // main's commit before the push where empty; "-" for no start at all; "after" for none, but a time
 	found    bool
 	requests int64
 }
@@ -70,6 +71,8 @@ var histories = map[string]history{
 	"the branch was reset":            {func(b *bench) { b.cli("update-ref", "refs/heads/main", "main~1") }, "", false, 0},
 	"the branch was reset behind it":  {func(b *bench) { b.cli("update-ref", "refs/heads/main", "main~2") }, "", false, 1},
 	"the branch was made anew":        {func(b *bench) { b.cli("update-ref", "refs/heads/main", "fresh") }, "", false, 1},
+	"as far back as the time":         {func(b *bench) { b.line("main", 60) }, "after", true, 2},
+	"no further than the time":        {func(b *bench) { b.line("main", 60) }, "too late", false, 1},
 	"only the last fifty are of note": {func(b *bench) { b.line("main", 60) }, "-", false, 1},
 }
 
@@ -124,8 +127,15 @@ func (b *bench) search(h history, filter string) {
 	switch h.since {
 	case gone:
 		since = gone
-	case "-":
+	case "-", "after", "too late":
 		since = ""
+	}
+	mark := markOf("main", "j1")
+	switch h.since {
+	case "after":
+		mark.After = time.Unix(1_767_225_600, 0) // as old as the commits that others pushed
+	case "too late":
+		mark.After = time.Unix(1_767_225_601, 0)
 	}
 	var asked atomic.Int64
 	b.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
@@ -134,7 +144,7 @@ func (b *bench) search(h history, filter string) {
 		}
 		return false
 	})
-	hash, found, err := b.client.FindJob(b.t.Context(), remote, markOf("main", "j1"), since)
+	hash, found, err := b.client.FindJob(b.t.Context(), remote, mark, since)
 	if err != nil || found != h.found || found && hash != made.Hash {
 		b.t.Errorf("%q %t %v", hash, found, err)
 	}

@@ -2,6 +2,7 @@ package gitrepo
 
 import (
 	"strings"
+	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/object"
@@ -21,6 +22,8 @@ type Mark struct {
 	// Intended is the commit that the job wrote down before it pushed, empty for none. It needs no proof: an older version may have
 	// made it, or its key may have left the ring.
 	Intended string
+	// After is a time before which the job made no commit. It is how far back [Client.FindJob] searches without a start.
+	After time.Time
 }
 
 const (

@@ -72,6 +72,11 @@ func (l *Ledger) Create(ctx context.Context, j job.Job) (Created, error) {
 	if err := l.reenter(ctx, j.Installation, began); err != nil {
 		return Created{}, err
 	}
+	return createdFrom(j, read)
+}
+
+// createdFrom what the script answered about a job.
+func createdFrom(j job.Job, read answer) (Created, error) {
 	switch read.texts[0] {
 	case "gone":
 		return Created{}, fault.Newf(fault.Denied, "the app was removed from the workspace; install it again")

@@ -120,6 +120,12 @@ func (w *Worker) build(ctx context.Context, j job.Job, repository bitbucket.Repo
 	if parent, made := base.MadeBy(mark); made && !created {
 		return nil, &job.PushResult{Branch: j.Push.Branch, Commit: base.Commit(), Parent: parent, Read: readOf(base)}, nil
 	}
+	if !created && !j.Push.DryRun && w.mayHaveRun(j) {
+		mark.After = j.CreatedAt.Add(-time.Hour)
+		if done, err := w.ownCommit(ctx, j, remote, base, mark, false); done != nil || err != nil {
+			return nil, done, err
+		}
+	}
 	if done, err := w.passOver(ctx, j, remote, base, mark, created); done != nil || err != nil {
 		return nil, done, err
 	}
@@ -151,6 +157,12 @@ func (w *Worker) build(ctx context.Context, j job.Job, repository bitbucket.Repo
 		return nil, result, w.keepDiff(ctx, j, base, changes, result)
 	}
 	return commit, result, nil
+}
+
+// mayHaveRun reports whether the job may have run under an earlier Redis, which lost its last second, so that neither its record nor its
+// intent tells of it.
+func (w *Worker) mayHaveRun(j job.Job) bool {
+	return w.RedisSince != nil && j.CreatedAt.Before(w.RedisSince())
 }
 
 // change is in which files the new tree differs from the tip: the declared changes, then what the recipe makes of them.

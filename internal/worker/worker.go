@@ -107,12 +107,15 @@ type Config struct {
 	Locker        Locker
 	Git           Git
 	Keyring       *secret.Keyring // makes and verifies the proofs that commits carry; nil: they carry none
-	Artifacts     Artifacts
-	Recipes       Recipes // nil where the operator has none: jobs that name one fail
-	REST          REST
-	Recorder      Recorder
-	Tracing       *telemetry.Tracing // nil records nothing
-	Logger        *slog.Logger
+	// RedisSince is the time before which another Redis may have answered, which told this one not all that it knew; nil for never. A job from
+	// before then is looked for in its branch's history before it is pushed.
+	RedisSince func() time.Time
+	Artifacts  Artifacts
+	Recipes    Recipes // nil where the operator has none: jobs that name one fail
+	REST       REST
+	Recorder   Recorder
+	Tracing    *telemetry.Tracing // nil records nothing
+	Logger     *slog.Logger
 
 	Limits        edit.Limits
 	TokenMargin   time.Duration // a token with less life left is as good as gone
