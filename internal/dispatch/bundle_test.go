@@ -143,7 +143,7 @@ func (l *lister) Workspace(context.Context, string) (string, error) {
 // drive runs a driver until the end of the test, or until the function it returns is called.
 func (b *bundle) drive() (*dispatch.Driver, func()) {
 	driver := dispatch.NewDriver(dispatch.DriverConfig{
-		Batches: b.store, Queue: b.client, Tokens: b.tokens, Lister: b.lister, Workspaces: b.lister, TokenMargin: time.Minute, Logger: slog.New(slog.DiscardHandler),
+		Batches: b.store, Queue: b.client, Tokens: b.tokens, Lister: b.lister, Workspaces: b.lister, TokenMargin: time.Minute, Now: b.store.Now, Logger: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

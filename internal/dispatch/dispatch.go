@@ -11,6 +11,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +41,7 @@ type Tickets interface {
 type Config struct {
 	Ledger  *ledger.Ledger
 	Tickets Tickets
+	Now     func() time.Time // default time.Now
 	Logger  *slog.Logger
 }
 
@@ -47,6 +50,7 @@ type Dispatcher struct {
 	Config
 	name  string
 	trust trust
+	looks int // at the same time
 
 	leads    atomic.Bool          // it has the lease of the first shard
 	shards   []int                // whose lease it has
@@ -71,7 +75,10 @@ const (
 
 // New makes a Dispatcher.
 func New(config Config) *Dispatcher {
-	return &Dispatcher{Config: config, name: uuid.NewString(), idle: map[string]time.Time{}}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	return &Dispatcher{Config: config, name: uuid.NewString(), looks: looks, idle: map[string]time.Time{}}
 }
 
 // Leads reports whether this dispatcher is the one that does what concerns all installations.
@@ -96,7 +103,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 
 // Round looks once at what is due.
 func (d *Dispatcher) Round(ctx context.Context) error {
-	if time.Since(d.leasedAt) >= leasePause {
+	if d.Now().Sub(d.leasedAt) >= leasePause {
 		if err := d.lease(ctx); err != nil {
 			d.trust.lost()
 			return err
@@ -118,7 +125,7 @@ func (d *Dispatcher) lease(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.trust.heard(instance, time.Now())
+	d.trust.heard(instance, d.Now())
 	var shards []int
 	for shard := range keyspace.Shards {
 		mine, err := d.Ledger.Lease(ctx, shard, d.name, leaseLife)
@@ -129,7 +136,7 @@ func (d *Dispatcher) lease(ctx context.Context) error {
 			shards = append(shards, shard)
 		}
 	}
-	d.shards, d.leasedAt = shards, time.Now()
+	d.shards, d.leasedAt = shards, d.Now()
 	d.leads.Store(len(shards) > 0 && shards[0] == 0)
 	if !d.leads.Load() || !d.trust.recount {
 		return nil
@@ -157,7 +164,7 @@ func (d *Dispatcher) round(ctx context.Context) error {
 			return err
 		}
 	}
-	at := time.Now()
+	at := d.Now()
 	found := map[string]bool{}
 	for _, shard := range d.shards {
 		installations, err := d.Ledger.Claim(ctx, shard, claimed)
@@ -180,17 +187,17 @@ func (d *Dispatcher) round(ctx context.Context) error {
 
 // mend has one process do what concerns all installations.
 func (d *Dispatcher) mend(ctx context.Context) error {
-	if time.Since(d.repaired) >= repairPause {
+	if d.Now().Sub(d.repaired) >= repairPause {
 		if err := d.Tickets.Repair(ctx); err != nil {
 			return err
 		}
-		d.repaired = time.Now()
+		d.repaired = d.Now()
 	}
-	if time.Since(d.adopted) >= adoptPause {
+	if d.Now().Sub(d.adopted) >= adoptPause {
 		if err := d.Tickets.Adopt(ctx); err != nil {
 			return err
 		}
-		d.adopted = time.Now()
+		d.adopted = d.Now()
 	}
 	return nil
 }
@@ -205,8 +212,8 @@ func (d *Dispatcher) lookAt(ctx context.Context, installations map[string]bool, 
 	}
 	all := make(chan looked, len(installations))
 	var group errgroup.Group
-	group.SetLimit(looks)
-	for installation := range installations {
+	group.SetLimit(d.looks)
+	for _, installation := range slices.Sorted(maps.Keys(installations)) {
 		group.Go(func() error {
 			found, err := d.look(ctx, installation, backlog, judge)
 			all <- looked{installation, found, err}
@@ -260,7 +267,7 @@ func (d *Dispatcher) settle(ctx context.Context, installation string, found ledg
 		if found.More {
 			after = 0
 		}
-		return d.Ledger.Settle(ctx, installation, at, after)
+		return d.Ledger.Settle(ctx, installation, d.Now().Sub(at), after)
 	case d.idle[installation].IsZero():
 		if len(d.idle) >= maxIdle {
 			clear(d.idle)
@@ -268,7 +275,7 @@ func (d *Dispatcher) settle(ctx context.Context, installation string, found ledg
 		d.idle[installation] = at
 	case at.Sub(d.idle[installation]) >= ledger.Probation:
 		delete(d.idle, installation)
-		if err := d.Ledger.Settle(ctx, installation, at, -1); err != nil {
+		if err := d.Ledger.Settle(ctx, installation, d.Now().Sub(at), -1); err != nil {
 			return err
 		}
 		found, err := d.Ledger.Look(ctx, installation, nil, false) // a job may have been written a moment ago
@@ -277,5 +284,5 @@ func (d *Dispatcher) settle(ctx context.Context, installation string, found ledg
 		}
 		return errors.Join(d.Ledger.Hurry(ctx, installation, 0), d.Tickets.Issue(ctx, found.Tickets))
 	}
-	return d.Ledger.Settle(ctx, installation, at, ledger.LookPause)
+	return d.Ledger.Settle(ctx, installation, d.Now().Sub(at), ledger.LookPause)
 }

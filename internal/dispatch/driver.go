@@ -34,7 +34,7 @@ type Tokens interface {
 	TakeOther(ctx context.Context, installation string, actor forge.Actor, than forge.OAuthToken) (forge.OAuthToken, error)
 }
 
-// DriverConfig is what a [Driver] is made of. Everything but Leads is required.
+// DriverConfig is what a [Driver] is made of. Everything but Leads and Now is required.
 type DriverConfig struct {
 	Batches     *ledger.Batches
 	Queue       Queue
@@ -43,6 +43,7 @@ type DriverConfig struct {
 	Workspaces  Workspaces
 	TokenMargin time.Duration // a token with less life left is as good as gone
 	Leads       func() bool   // reports whether this driver is the one that looks at all batches; default: each does
+	Now         func() time.Time
 	Logger      *slog.Logger
 }
 
@@ -75,6 +76,9 @@ const (
 func NewDriver(config DriverConfig) *Driver {
 	if config.Leads == nil {
 		config.Leads = func() bool { return true }
+	}
+	if config.Now == nil {
+		config.Now = time.Now
 	}
 	return &Driver{DriverConfig: config, due: map[ref]bool{}, absent: map[ref]time.Time{}, signal: make(chan struct{}, 1)}
 }
@@ -163,7 +167,7 @@ func (d *Driver) round(ctx context.Context) error {
 	if !d.Leads() {
 		return nil
 	}
-	claimed := d.Batches.Now()
+	claimed := d.Now()
 	active, err := d.Batches.Claim(ctx)
 	if err != nil {
 		return err
@@ -173,7 +177,7 @@ func (d *Driver) round(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return d.Batches.Settle(ctx, one, claimed, after)
+		return d.Batches.Settle(ctx, one, d.Now().Sub(claimed), after)
 	})
 }
 
@@ -211,9 +215,9 @@ func (d *Driver) absentFor(one ledger.Active, absent bool) time.Duration {
 		return 0
 	}
 	if _, known := d.absent[name]; !known {
-		d.absent[name] = d.Batches.Now()
+		d.absent[name] = d.Now()
 	}
-	return d.Batches.Now().Sub(d.absent[name])
+	return d.Now().Sub(d.absent[name])
 }
 
 // pauseOf is when to look at a batch again that has not ended. One that is paused or has stopped is left alone until somebody steers it, or it
@@ -222,9 +226,9 @@ func (d *Driver) pauseOf(root batch.Root, progress ledger.Progress, hold string)
 	state := batch.State(root["state"])
 	switch {
 	case progress == ledger.ProgressWriting:
-		return min(goingPause, root.Created().Add(writingGrace).Sub(d.Batches.Now()))
+		return min(goingPause, root.Created().Add(writingGrace).Sub(d.Now()))
 	case progress == ledger.ProgressStopped, state == batch.StatePaused, state == batch.StateStopped:
-		return max(goingPause, root.Created().Add(batch.MaxAge).Sub(d.Batches.Now()))
+		return max(goingPause, root.Created().Add(batch.MaxAge).Sub(d.Now()))
 	case hold != "":
 		return holdPause
 	case root["per_hour"] != "":
@@ -276,7 +280,7 @@ func (d *Driver) hold(ctx context.Context, installation string, actor forge.Acto
 	if err != nil && fault.KindOf(err) != fault.Expired {
 		return "", err
 	}
-	if err == nil && token.ExpiresAt.Sub(d.Batches.Now()) > d.TokenMargin {
+	if err == nil && token.ExpiresAt.Sub(d.Now()) > d.TokenMargin {
 		return "", nil
 	}
 	if actor.Kind == forge.ActorSystem {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -34,7 +35,7 @@ func (b *bundle) plan(id string) plan {
 func (b *bundle) ask(id, requester string, actor forge.Actor, request batch.Request) error {
 	b.t.Helper()
 	_, _, err := b.store.Create(b.t.Context(), batch.Batch{
-		ID: id, Installation: installation, Actor: actor, Requester: requester, CreatedAt: b.store.Now(), Digest: "digest of " + id, Request: request,
+		ID: id, Installation: installation, Actor: actor, Requester: requester, CreatedAt: time.Now(), Digest: "digest of " + id, Request: request,
 	})
 	return err
 }

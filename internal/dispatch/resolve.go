@@ -63,7 +63,7 @@ func (d *Driver) resolveRound(ctx context.Context) (more bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if root.State() != batch.StateResolving || d.Batches.Now().Before(root.NextPage()) {
+		if root.State() != batch.StateResolving || d.Now().Before(root.NextPage()) {
 			continue
 		}
 		again, err := d.resolvePage(ctx, each.Installation, each.ID, root)
@@ -84,7 +84,7 @@ func (d *Driver) resolvePage(ctx context.Context, installation, id string, root 
 	}
 	defer release()
 	found, err := d.page(ctx, installation, id, root)
-	now := d.Batches.Now()
+	now := d.Now()
 	if err != nil {
 		if ctx.Err() != nil {
 			return false, nil

@@ -3,7 +3,6 @@ package ledger
 import (
 	"context"
 	"strconv"
-	"time"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
@@ -103,7 +102,7 @@ func (l *Ledger) RetryRun(ctx context.Context, j job.Job, generation int) ([]Tic
 }
 
 func (l *Ledger) retry(ctx context.Context, installation, id, asked string, payload []byte) ([]Ticket, error) {
-	began := time.Now()
+	began := l.local()
 	if err := l.enter(ctx, installation); err != nil {
 		return nil, err
 	}

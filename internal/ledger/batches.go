@@ -29,8 +29,8 @@ type BatchOptions struct {
 	Redis     redis.UniversalClient
 	Keyring   *secret.Keyring
 	Jobs      JobReader
-	Retention time.Duration // of a batch after the age at which it has to end; default 7 days
-	Now       func() time.Time
+	Retention time.Duration    // of a batch after the age at which it has to end; default 7 days
+	Now       func() time.Time // default: the time of Redis, which is one for all
 	Logger    *slog.Logger
 }
 
@@ -60,9 +60,6 @@ type keptSpec struct {
 func NewBatches(options BatchOptions) *Batches {
 	if options.Retention <= 0 {
 		options.Retention = 7 * 24 * time.Hour
-	}
-	if options.Now == nil {
-		options.Now = time.Now
 	}
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)

@@ -37,17 +37,17 @@ type Active struct{ Installation, ID string }
 // few seconds. A batch that was asked for, or steered, since it was looked at last is among them.
 func (b *Batches) Claim(ctx context.Context) ([]Active, error) {
 	members, err := claimScript.run(ctx, b.Redis, []string{keyspace.ActiveBatches}, []arg{
-		{"now", b.Now().UnixMilli()}, {"pause", batchPause.Milliseconds()}, {"most", mostActive},
+		{"now", clock(b.Now)}, {"pause", batchPause.Milliseconds()}, {"most", mostActive},
 	}).StringSlice()
 	return activeOf(members), unavailable(err, "look for batches")
 }
 
-// Settle has a batch that was claimed at a time looked at again after another, or lets it go where after is negative, unless somebody
+// Settle has a batch that was claimed a while ago looked at again after a time, or lets it go where after is negative, unless somebody
 // steered it meanwhile.
-func (b *Batches) Settle(ctx context.Context, a Active, claimed time.Time, after time.Duration) error {
-	least := batchPause - b.Now().Sub(claimed) - time.Second
+func (b *Batches) Settle(ctx context.Context, a Active, ago, after time.Duration) error {
+	least := batchPause - ago - time.Second
 	err := settleScript.run(ctx, b.Redis, []string{keyspace.ActiveBatches}, []arg{
-		{"now", b.Now().UnixMilli()}, {"installation", member(a.Installation, a.ID)}, {"after", milliseconds(after)}, {"least", least.Milliseconds()},
+		{"now", clock(b.Now)}, {"installation", member(a.Installation, a.ID)}, {"after", milliseconds(after)}, {"least", least.Milliseconds()},
 	}).Err()
 	return unavailable(err, "look for batches")
 }
@@ -148,9 +148,8 @@ type Taken struct {
 // Take gives the repositories that are to begin now to the caller, who must queue them: the driver that looks at the batch next does it
 // where the caller dies. hold is why nothing can begin, empty where it can.
 func (b *Batches) Take(ctx context.Context, installation, id, hold string) (Progress, Taken, error) {
-	now := b.Now()
 	answer, err := b.runOn(ctx, batchTakeScript, installation, []arg{
-		{"id", id}, {"now", now.UnixMilli()}, {"hold", hold}, {"most", batch.MaxConcurrency}, {"oldest", now.Add(-batch.MaxAge).UnixMilli()},
+		{"id", id}, {"now", clock(b.Now)}, {"hold", hold}, {"most", batch.MaxConcurrency}, {"age", batch.MaxAge.Milliseconds()},
 	}).StringSlice()
 	if err != nil || len(answer) == 0 {
 		return "", Taken{}, unavailable(err, "advance the batch")

@@ -40,7 +40,7 @@ func (b *Batches) Get(ctx context.Context, installation, id string) (batch.Statu
 	if err != nil {
 		return batch.Status{}, err
 	}
-	status := read.Status(b.Keyring, installation, id, b.Now())
+	status := read.Status(b.Keyring, installation, id, local(b.Now))
 	failures, skips, err := b.grouped(ctx, read, installation, id)
 	if err != nil {
 		return batch.Status{}, err

@@ -3,7 +3,6 @@ package ledger
 import (
 	"context"
 	"strconv"
-	"time"
 
 	"github.com/gitsmith/gitsmith/internal/fault"
 	"github.com/gitsmith/gitsmith/internal/job"
@@ -31,7 +30,7 @@ func (l *Ledger) Create(ctx context.Context, j job.Job) (Created, error) {
 	if err != nil {
 		return Created{}, err
 	}
-	began := time.Now()
+	began := l.local()
 	if err := l.enter(ctx, j.Installation); err != nil {
 		return Created{}, err
 	}

@@ -74,18 +74,24 @@ func (l *Ledger) retention(class job.Class) time.Duration {
 
 // clock is a script's now: empty for the time of Redis.
 func (l *Ledger) clock() string {
-	if l.Now == nil {
-		return ""
-	}
-	return strconv.FormatInt(l.Now().UnixMilli(), 10)
+	return clock(l.Now)
 }
 
 // local is about now, for what is compared with times that this process has taken itself.
-func (l *Ledger) local() time.Time {
-	if l.Now == nil {
+func (l *Ledger) local() time.Time { return local(l.Now) }
+
+func clock(now func() time.Time) string {
+	if now == nil {
+		return ""
+	}
+	return strconv.FormatInt(now().UnixMilli(), 10)
+}
+
+func local(now func() time.Time) time.Time {
+	if now == nil {
 		return time.Now()
 	}
-	return l.Now()
+	return now()
 }
 
 // flag is how a script reads yes and no.

@@ -54,7 +54,7 @@ func (e *entered) add(installation string, until time.Time) {
 // enter puts an installation among the live ones, before anything of it is written that somebody must look at. The set lies in another slot
 // of a Cluster than the installation, so that this is a step of its own.
 func (l *Ledger) enter(ctx context.Context, installation string) error {
-	now := time.Now()
+	now := l.local()
 	if l.entered.has(installation, now) {
 		return nil
 	}
@@ -67,7 +67,7 @@ func (l *Ledger) enter(ctx context.Context, installation string) error {
 
 // reenter enters an installation once more where what was written after enter took so long that it may have been let go meanwhile.
 func (l *Ledger) reenter(ctx context.Context, installation string, since time.Time) error {
-	if time.Since(since) < Probation/4 {
+	if l.local().Sub(since) < Probation/4 {
 		return nil
 	}
 	return l.Hurry(ctx, installation, 0)
@@ -91,9 +91,9 @@ func (l *Ledger) Claim(ctx context.Context, shard, most int) ([]string, error) {
 	return installations, unavailable(err, "look for jobs")
 }
 
-// Settle has an installation that was claimed at a time looked at again after another, or lets it go where after is negative.
-func (l *Ledger) Settle(ctx context.Context, installation string, claimed time.Time, after time.Duration) error {
-	least := claimPause - time.Since(claimed) - time.Second
+// Settle has an installation that was claimed a while ago looked at again after a time, or lets it go where after is negative.
+func (l *Ledger) Settle(ctx context.Context, installation string, ago, after time.Duration) error {
+	least := claimPause - ago - time.Second
 	args := []arg{{"now", l.clock()}, {"installation", installation}, {"after", milliseconds(after)}, {"least", least.Milliseconds()}}
 	return unavailable(settleScript.run(ctx, l.Redis, liveKey(installation), args).Err(), "look for jobs")
 }

@@ -3,15 +3,15 @@
 -- as may run at once: then the other side has trouble, and more of the same would not help it. A dry run has no stages and does not stop
 -- at failures: it is to show all of them, and the roll-out is that of the batch that is started from it.
 -- keys: root
--- args: id now hold most oldest
+-- args: id now hold most age
 -- with: batch
 --
--- hold is why nothing can begin now, '' where it can. most is how many begin at most. oldest is the oldest creation that may go on.
+-- hold is why nothing can begin now, '' where it can. most is how many begin at most. age is the greatest in milliseconds at which a batch may go on.
 -- Returns {verdict}: "none" where there is no such batch; "writing" where it is not whole yet; "over" where nothing is left to be done;
 -- "stopped" where it has just stopped by itself; else "going". After that, where some begin, the actor and principal as whom, then
 -- number and entry of each.
 local batch = root .. key_batch .. id
-now = tonumber(now)
+now = clock(now)
 local have = redis.call('HMGET', batch, 'state', 'resolved', 'total', 'concurrency', 'per_hour', 'canary', 'then', 'stop', 'stage', 'accepted', 'created',
   'tokens', 'filled', 'actor', 'principal', 'dry')
 local state = have[1]
@@ -24,7 +24,7 @@ local function cancel(why)
 end
 local open = state == 'resolving' or state == 'running' or state == 'paused' or state == 'stopped'
 if open and redis.call('EXISTS', root .. key_gone) == 1 then cancel('the app was removed from the workspace') end
-if open and tonumber(have[11]) < tonumber(oldest) then cancel('the batch is a week old; what had not begun was canceled') end
+if open and tonumber(have[11]) < now - age then cancel('the batch is a week old; what had not begun was canceled') end
 local waiting, concurrency = count(batch, 'waiting'), tonumber(have[4])
 local pending, busy = count(batch, 'pending'), count(batch, 'queued') + count(batch, 'running')
 if pending + busy + waiting == 0 and have[2] == '1' then
