@@ -103,8 +103,8 @@ manifest: test-tools app ## the Forge manifest against Atlassian's own validator
 	node deploy/forge/validate.mjs deploy/forge/manifest.yml
 
 .PHONY: soak
-soak: test-tools ## events at Forge's volume while Redis, receiver and workers die; SOAK=outage, kills, asynq, fairness, tokens or 'batch.*' for one part
-	go test -run '^$$' -timeout 90m -bench '^BenchmarkSoak$$/^($(SOAK))$$' -benchtime 1x ./internal/systemtest
+soak: test-tools ## events at Forge's volume while Redis, receiver and workers die; SOAK=outage, kills, asynq, model, fairness, tokens or 'batch.*' for one part
+	go test -run '^$$' -timeout 120m -p 1 -bench '^BenchmarkSoak$$/^($(SOAK))$$' -benchtime 1x ./internal/systemtest ./internal/dispatch
 
 ##@ Tools
 

@@ -53,6 +53,8 @@ type DriverConfig struct {
 type Driver struct {
 	DriverConfig
 
+	flights int // jobs that are queued at the same time
+
 	mutex  sync.Mutex
 	due    map[ref]bool      // batches that can advance at once
 	absent map[ref]time.Time // batches that are not there, since when
@@ -69,7 +71,7 @@ const (
 	goingPause   = 5 * time.Second        // until a look at one that goes: where a repository ends, the next begins without it
 	emptyGrace   = time.Minute            // for a batch that is about to be written
 	writingGrace = 10 * time.Minute       // for one that is being written: so long a caller may complete it
-	flights      = 8                      // jobs that are queued at the same time
+	flights      = 8                      // of a driver
 )
 
 // NewDriver makes a Driver.
@@ -80,7 +82,7 @@ func NewDriver(config DriverConfig) *Driver {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	return &Driver{DriverConfig: config, due: map[ref]bool{}, absent: map[ref]time.Time{}, signal: make(chan struct{}, 1)}
+	return &Driver{DriverConfig: config, flights: flights, due: map[ref]bool{}, absent: map[ref]time.Time{}, signal: make(chan struct{}, 1)}
 }
 
 // Nudge says that a repository of the batch has ended, so that another may begin at once. It does not wait.
@@ -130,7 +132,7 @@ func (d *Driver) follow(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-d.signal:
-			d.warn(ctx, each(d.nudged(), func(due ref) error {
+			d.warn(ctx, each(d.flights, d.nudged(), func(due ref) error {
 				progress, _, err := d.advance(ctx, due.installation, due.id)
 				if err == nil && progress != ledger.ProgressGoing {
 					return d.Batches.Hurry(ctx, due.installation, due.id)
@@ -148,7 +150,7 @@ func (d *Driver) warn(ctx context.Context, err error) {
 }
 
 // each does something for several batches at the same time, so that none waits for all others.
-func each[T any](all []T, do func(T) error) error {
+func each[T any](flights int, all []T, do func(T) error) error {
 	errs := make([]error, len(all))
 	var group errgroup.Group
 	group.SetLimit(flights)
@@ -172,7 +174,7 @@ func (d *Driver) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return each(active, func(one ledger.Active) error {
+	return each(d.flights, active, func(one ledger.Active) error {
 		after, err := d.look(ctx, one)
 		if err != nil {
 			return err
@@ -295,7 +297,7 @@ func (d *Driver) begin(ctx context.Context, installation, id string, root batch.
 	for i, number := range next.Numbers {
 		jobs[i] = jobOf(root, next.Actor, installation, id, number, next.Entries[i])
 	}
-	return each(jobs, func(j job.Job) error { return d.beginOne(ctx, j) }) // one repository's trouble is not the others'
+	return each(d.flights, jobs, func(j job.Job) error { return d.beginOne(ctx, j) }) // one repository's trouble is not the others'
 }
 
 // beginAgain is begin for repositories that were taken before, and are still to be queued.

@@ -177,9 +177,10 @@ var jobVerdicts = map[string]jobCase{
 	"settle, asked for": {script: settleScript, more: [][]any{zadd(live, tableNow-1, "x")}, with: map[string]any{"after": -1}, want: "0"},
 	"settle none":       {script: settleScript, with: map[string]any{"after": 200}, want: "0"},
 	"lease":             {script: leaseScript, want: "1"},
-	"lease one's own":   {script: leaseScript, more: [][]any{set(live, "me")}, want: "1"},
-	"lease another's":   {script: leaseScript, more: [][]any{set(live, "other")}, want: "0"},
-	"give a lease up":   {script: leaseScript, more: [][]any{set(live, "me")}, with: map[string]any{"life": 0}, want: "1"},
+	"lease one's own":   {script: leaseScript, more: [][]any{set(live, fmt.Sprint(tableNow+1, " me"))}, want: "1"},
+	"lease another's":   {script: leaseScript, more: [][]any{set(live, fmt.Sprint(tableNow+1, " other"))}, want: "0"},
+	"lease a lapsed":    {script: leaseScript, more: [][]any{set(live, fmt.Sprint(tableNow, " other"))}, want: "1"},
+	"give a lease up":   {script: leaseScript, more: [][]any{set(live, fmt.Sprint(tableNow+1, " me"))}, with: map[string]any{"life": 0}, want: "1"},
 }
 
 // older is a job of an event that happened at 100, in a state, which one with the coalesce key c would replace.

@@ -137,13 +137,13 @@ func (l *Ledger) eachKey(ctx context.Context, pattern string, do func(key string
 
 // Lease makes the caller, who has a name of its own, the one that looks at a shard, or leaves him so, for a time. It reports whether he is.
 func (l *Ledger) Lease(ctx context.Context, shard int, name string, life time.Duration) (bool, error) {
-	mine, err := leaseScript.run(ctx, l.Redis, []string{keyspace.Lease(shard)}, []arg{{"name", name}, {"life", life.Milliseconds()}}).Int()
+	mine, err := leaseScript.run(ctx, l.Redis, []string{keyspace.Lease(shard)}, []arg{{"now", l.clock()}, {"name", name}, {"life", life.Milliseconds()}}).Int()
 	return mine == 1, unavailable(err, "look for jobs")
 }
 
 // Release gives a shard up, so that another process takes it at once.
 func (l *Ledger) Release(ctx context.Context, shard int, name string) error {
-	_, err := leaseScript.run(ctx, l.Redis, []string{keyspace.Lease(shard)}, []arg{{"name", name}, {"life", 0}}).Int()
+	_, err := leaseScript.run(ctx, l.Redis, []string{keyspace.Lease(shard)}, []arg{{"now", l.clock()}, {"name", name}, {"life", 0}}).Int()
 	return unavailable(err, "look for jobs")
 }
 
