@@ -81,7 +81,7 @@ func open(ctx context.Context, service string, settings config.Common, log io.Wr
 		Redis: b.redis, Keyring: settings.Keyring, Retention: settings.Retention, Cap: settings.InstallationJobs, Logger: b.logger,
 	}
 	b.batches = ledger.NewBatches(ledger.BatchOptions{
-		Redis: b.redis, Keyring: settings.Keyring, Jobs: queue.NewClient(b.queue), Retention: settings.Retention, Logger: b.logger,
+		Redis: b.redis, Keyring: settings.Keyring, Ledger: queue.NewClient(b.queue).Ledger, Retention: settings.Retention, Logger: b.logger,
 	})
 	return b, nil
 }

@@ -63,7 +63,7 @@ func startHousekeeping(t *testing.T) *tended {
 		queue:         queue.Options{Redis: client, Keyring: ring, Cap: 2},
 		installations: installation.New(client, installation.Options{Remember: -1, Now: func() time.Time { return k.now }}),
 	}
-	b.batches = ledger.NewBatches(ledger.BatchOptions{Redis: client, Keyring: ring, Jobs: queue.NewClient(b.queue)})
+	b.batches = ledger.NewBatches(ledger.BatchOptions{Redis: client, Keyring: ring, Ledger: queue.NewClient(b.queue).Ledger})
 	k.housekeeping = b.newHousekeeping(git)
 	return k
 }

@@ -70,7 +70,7 @@ func newBundle(t *testing.T, client redis.UniversalClient) *bundle {
 	b := &bundle{t: t, redis: client, tokens: newTokens(), lister: &lister{}}
 	b.queue = queue.Options{Redis: client, Keyring: ring, Logger: slog.New(slog.DiscardHandler)}
 	b.client = queue.NewClient(b.queue)
-	b.store = ledger.NewBatches(ledger.BatchOptions{Redis: client, Keyring: ring, Jobs: b.client})
+	b.store = ledger.NewBatches(ledger.BatchOptions{Redis: client, Keyring: ring, Ledger: b.client.Ledger})
 	return b
 }
 

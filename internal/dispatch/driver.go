@@ -18,12 +18,10 @@ import (
 	"github.com/gitsmith/gitsmith/internal/ledger"
 )
 
-// Queue takes the jobs of a batch's repositories.
+// Queue carries the tickets of batches' jobs.
 type Queue interface {
-	// Enqueue queues a job once; created is false where it was there.
-	Enqueue(ctx context.Context, j job.Job) (status job.Status, created bool, err error)
-	// RetryRun runs a job again whose given run ended without success; a Conflict where another run is there already.
-	RetryRun(ctx context.Context, j job.Job, generation int) (job.Status, error)
+	// Issue hands tickets out.
+	Issue(ctx context.Context, tickets []ledger.Ticket) error
 	// CancelWaiting ends a job that does not run, and leaves one that does alone.
 	CancelWaiting(ctx context.Context, installation, id string) (job.Status, error)
 }
@@ -53,11 +51,12 @@ type DriverConfig struct {
 type Driver struct {
 	DriverConfig
 
-	flights int // jobs that are queued at the same time
+	flights int // batches that are looked at at the same time
 
 	mutex  sync.Mutex
 	due    map[ref]bool      // batches that can advance at once
 	absent map[ref]time.Time // batches that are not there, since when
+	ready  map[ref]ready
 	signal chan struct{}
 }
 
@@ -72,6 +71,9 @@ const (
 	emptyGrace   = time.Minute            // for a batch that is about to be written
 	writingGrace = 10 * time.Minute       // for one that is being written: so long a caller may complete it
 	flights      = 8                      // of a driver
+	leastOffered = 2                      // jobs that a batch is offered at first
+	readyLife    = 2 * time.Second        // of what is known of a batch's next jobs
+	maxReady     = 64                     // batches of which that is kept
 )
 
 // NewDriver makes a Driver.
@@ -82,7 +84,7 @@ func NewDriver(config DriverConfig) *Driver {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	return &Driver{DriverConfig: config, flights: flights, due: map[ref]bool{}, absent: map[ref]time.Time{}, signal: make(chan struct{}, 1)}
+	return &Driver{DriverConfig: config, flights: flights, due: map[ref]bool{}, absent: map[ref]time.Time{}, ready: map[ref]ready{}, signal: make(chan struct{}, 1)}
 }
 
 // Nudge says that a repository of the batch has ended, so that another may begin at once. It does not wait.
@@ -224,12 +226,11 @@ func (d *Driver) absentFor(one ledger.Active, absent bool) time.Duration {
 
 // pauseOf is when to look at a batch again that has not ended. One that is paused or has stopped is left alone until somebody steers it, or it
 // is too old.
-func (d *Driver) pauseOf(root batch.Root, progress ledger.Progress, hold string) time.Duration {
-	state := batch.State(root["state"])
+func (d *Driver) pauseOf(root batch.Root, taken ledger.Taken, hold string) time.Duration {
 	switch {
-	case progress == ledger.ProgressWriting:
+	case taken.Progress == ledger.ProgressWriting:
 		return min(goingPause, root.Created().Add(writingGrace).Sub(d.Now()))
-	case progress == ledger.ProgressStopped, state == batch.StatePaused, state == batch.StateStopped:
+	case taken.State == batch.StatePaused, taken.State == batch.StateStopped:
 		return max(goingPause, root.Created().Add(batch.MaxAge).Sub(d.Now()))
 	case hold != "":
 		return holdPause
@@ -258,22 +259,84 @@ func (d *Driver) standing(ctx context.Context, installation, id string) []slog.A
 
 // advance lets begin what may begin, and returns when to look again.
 func (d *Driver) advance(ctx context.Context, installation, id string) (ledger.Progress, time.Duration, error) {
-	root, err := d.Batches.Head(ctx, installation, id)
-	if err != nil || len(root) == 0 {
+	name := ref{installation, id}
+	known, err := d.known(ctx, name)
+	if err != nil || len(known.root) == 0 {
 		return ledger.ProgressNone, 0, err
 	}
-	hold, err := d.hold(ctx, installation, root.Actor())
+	hold, err := d.hold(ctx, installation, known.root.Actor())
 	if err != nil {
 		return "", 0, err
 	}
-	progress, next, err := d.Batches.Take(ctx, installation, id, hold)
-	if progress == ledger.ProgressStopped {
+	taken, err := d.take(ctx, name, &known, hold)
+	if taken.Progress == ledger.ProgressStopped {
 		d.Logger.LogAttrs(ctx, slog.LevelWarn, "a batch has stopped by itself", d.standing(ctx, installation, id)...)
 	}
-	if err == nil && len(next.Numbers) > 0 {
-		err = d.begin(ctx, installation, id, root, next)
+	return taken.Progress, d.pauseOf(known.root, taken, hold), err
+}
+
+// take offers the batch its next jobs, twice as many each time, until no more can begin.
+func (d *Driver) take(ctx context.Context, name ref, known *ready, hold string) (ledger.Taken, error) {
+	for size := leastOffered; ; size = min(2*size, batch.MaxConcurrency) {
+		taken, err := d.Batches.Take(ctx, name.installation, name.id, hold, known.jobs[:min(size, len(known.jobs))])
+		if err != nil {
+			return taken, err
+		}
+		known.jobs = known.jobs[taken.Used:]
+		if err := d.Queue.Issue(ctx, taken.Tickets); err != nil {
+			d.warn(ctx, err) // they are issued again
+		}
+		if !taken.More {
+			d.keep(name, *known)
+			return taken, nil
+		}
+		if len(known.jobs) > 0 {
+			continue
+		}
+		if *known, err = d.read(ctx, name); err != nil || len(known.jobs) == 0 {
+			return taken, err
+		}
 	}
-	return progress, d.pauseOf(root, progress, hold), err
+}
+
+// ready are the jobs of a batch that could begin next, as they were at a time.
+type ready struct {
+	root batch.Root
+	jobs []job.Job
+	at   time.Time
+}
+
+// known is what was read of a batch a moment ago, or is now. What has changed meanwhile the ledger knows.
+func (d *Driver) known(ctx context.Context, name ref) (ready, error) {
+	d.mutex.Lock()
+	known, has := d.ready[name]
+	delete(d.ready, name)
+	d.mutex.Unlock()
+	if has && d.Now().Sub(known.at) < readyLife {
+		return known, nil
+	}
+	return d.read(ctx, name)
+}
+
+func (d *Driver) keep(name ref, known ready) {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	if len(d.ready) >= maxReady {
+		clear(d.ready)
+	}
+	d.ready[name] = known
+}
+
+func (d *Driver) read(ctx context.Context, name ref) (ready, error) {
+	root, numbers, entries, err := d.Batches.Next(ctx, name.installation, name.id, batch.MaxConcurrency)
+	if err != nil {
+		return ready{}, err
+	}
+	jobs := make([]job.Job, len(numbers))
+	for i, number := range numbers {
+		jobs[i] = jobOf(root, name.installation, name.id, number, entries[i])
+	}
+	return ready{root, jobs, d.Now()}, nil
 }
 
 // hold is why nothing of the actor can begin now, empty where it can.
@@ -291,51 +354,9 @@ func (d *Driver) hold(ctx context.Context, installation string, actor forge.Acto
 	return "the user token has run out; the batch resumes with that user's next call from the app's UI", nil
 }
 
-// begin queues repositories that were taken. To begin one twice does no harm.
-func (d *Driver) begin(ctx context.Context, installation, id string, root batch.Root, next ledger.Taken) error {
-	jobs := make([]job.Job, len(next.Numbers))
-	for i, number := range next.Numbers {
-		jobs[i] = jobOf(root, next.Actor, installation, id, number, next.Entries[i])
-	}
-	return each(d.flights, jobs, func(j job.Job) error { return d.beginOne(ctx, j) }) // one repository's trouble is not the others'
-}
-
-// beginAgain is begin for repositories that were taken before, and are still to be queued.
-func (d *Driver) beginAgain(ctx context.Context, installation, id string, numbers []int) error {
-	if len(numbers) == 0 {
-		return nil
-	}
-	root, err := d.Batches.Head(ctx, installation, id)
-	if err != nil || len(root) == 0 {
-		return err
-	}
-	entries, err := d.Batches.Entries(ctx, installation, id, numbers)
-	if err != nil {
-		return err
-	}
-	return d.begin(ctx, installation, id, root, ledger.Taken{Actor: root.Actor(), Numbers: numbers, Entries: entries})
-}
-
-func (d *Driver) beginOne(ctx context.Context, j job.Job) error {
-	status, created, err := d.Queue.Enqueue(ctx, j)
-	if err != nil || created || !status.State.Ended() || status.State == job.Succeeded {
-		return err
-	}
-	// It has failed before and is to be retried, if it is still queued by the ledger now that its end is known: a run that has begun
-	// and failed meanwhile has left that.
-	queued, err := d.Batches.IsQueued(ctx, j.Installation, j.Batch.ID, j.Batch.Item)
-	if err != nil || !queued {
-		return err
-	}
-	_, err = d.Queue.RetryRun(ctx, j, status.Generation)
-	if err != nil && fault.KindOf(err) == fault.Conflict { // another worker was quicker
-		return nil
-	}
-	return err
-}
-
 // jobOf is the job of one repository: the same whoever makes it.
-func jobOf(root batch.Root, actor forge.Actor, installation, id string, number int, kept batch.Entry) job.Job {
+func jobOf(root batch.Root, installation, id string, number int, kept batch.Entry) job.Job {
+	actor := root.Actor()
 	j := job.Job{
 		ID: batch.JobID(id, number), Installation: installation, Actor: actor, Requester: root.Requester(), Repository: kept.Repository(), Class: job.ClassBatch,
 		CreatedAt: root.Created(), Trace: root.Trace(), Digest: batch.JobID(id, number), Batch: job.BatchRef{ID: id, Item: number},
@@ -346,43 +367,16 @@ func jobOf(root batch.Root, actor forge.Actor, installation, id string, number i
 	return j
 }
 
-// mend queues what a worker has taken and not queued, or not to the end, and ends what waits of a batch that was canceled.
+// mend ends what waits of a batch that was canceled.
 func (d *Driver) mend(ctx context.Context, installation, id string) error {
-	lost, err := d.lost(ctx, installation, id)
-	if err != nil {
-		return err
-	}
 	state, err := d.Batches.State(ctx, installation, id)
-	switch {
-	case err != nil:
-		return err
-	case state != batch.StateCanceled:
-		return d.beginAgain(ctx, installation, id, lost)
+	if err == nil && state == batch.StateCanceled {
+		err = d.cancelWaiting(ctx, installation, id)
 	}
-	if err := d.cancelWaiting(ctx, installation, id); err != nil {
-		return err
-	}
-	return d.Batches.CancelTaken(ctx, installation, id, lost) // those that have no job to be canceled
-}
-
-// lost are the repositories that are queued by the ledger and that no worker will come upon.
-func (d *Driver) lost(ctx context.Context, installation, id string) ([]int, error) {
-	numbers, err := d.Batches.Numbers(ctx, installation, id, batch.Queued)
-	if err != nil || len(numbers) == 0 {
-		return nil, err
-	}
-	ids := batch.JobIDs(id, numbers)
-	statuses, err := d.Batches.Jobs.GetAll(ctx, installation, ids)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var lost []int
-	for i, status := range statuses {
-		if status.ID == "" || status.State.Ended() {
-			lost = append(lost, numbers[i])
-		}
-	}
-	return lost, nil
+	return d.Batches.Reclaim(ctx, installation, id)
 }
 
 // cancelWaiting ends the jobs of a canceled batch that do not run.

@@ -20,15 +20,10 @@ type Filler struct {
 // Fill is the job with its push, worked out for its repository. What the push has become is checked as a caller's would be: an Invalid
 // fault ends the job.
 func (f *Filler) Fill(ctx context.Context, j job.Job) (job.Job, error) {
-	spec, err := f.Batches.Spec(ctx, j.Installation, j.Batch.ID)
+	spec, kept, err := f.Batches.Content(ctx, j.Installation, j.Batch.ID, j.Batch.Item)
 	if err != nil {
 		return job.Job{}, err
 	}
-	entries, err := f.Batches.Entries(ctx, j.Installation, j.Batch.ID, []int{j.Batch.Item})
-	if err != nil {
-		return job.Job{}, err
-	}
-	kept := entries[0]
 	if spec.Lacks(kept) {
 		found, err := f.Describe(ctx, j)
 		if err != nil {

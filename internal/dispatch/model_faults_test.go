@@ -107,7 +107,7 @@ func (p *process) start(w *world) {
 	p.fuse.left.Store(noFuse)
 	p.fuse.before.Store(0)
 	p.ledger = ledger.New(ledger.Options{Redis: p.client, Keyring: w.ring, Cap: slots, Now: w.clock, Retention: 48 * time.Hour})
-	p.batches = ledger.NewBatches(ledger.BatchOptions{Redis: p.client, Keyring: w.ring, Jobs: p.ledger, Now: w.clock})
+	p.batches = ledger.NewBatches(ledger.BatchOptions{Redis: p.client, Keyring: w.ring, Ledger: p.ledger, Now: w.clock})
 }
 
 // fuse lets so many commands pass, and then fails every later one. Where late is set, the first of them reaches Redis, and its answer is lost.

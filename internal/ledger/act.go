@@ -88,26 +88,12 @@ func (l *Ledger) CancelAll(ctx context.Context, installation string, stopping fu
 // Retry opens another run of a job that has ended without success, for the same requester, as the same actor and with that actor's current
 // token.
 func (l *Ledger) Retry(ctx context.Context, installation, id string) ([]Ticket, error) {
-	return l.retry(ctx, installation, id, "", nil)
-}
-
-// RetryRun is Retry of a job's run of that generation; a Conflict where another run is there already. What the job was to do is that of j, where
-// it is not kept any more.
-func (l *Ledger) RetryRun(ctx context.Context, j job.Job, generation int) ([]Ticket, error) {
-	payload, err := job.Marshal(j, l.Keyring)
-	if err != nil {
-		return nil, err
-	}
-	return l.retry(ctx, j.Installation, j.ID, strconv.Itoa(generation), payload)
-}
-
-func (l *Ledger) retry(ctx context.Context, installation, id, asked string, payload []byte) ([]Ticket, error) {
 	began := l.local()
 	if err := l.enter(ctx, installation); err != nil {
 		return nil, err
 	}
 	command := retryScript.run(ctx, l.Redis, []string{keyspace.Installation(installation).Prefix()}, []arg{
-		{"now", l.clock()}, {"id", id}, {"generation", asked}, {"payload", payload}, {"cap", l.Cap}, {"life", liveLife.Milliseconds()},
+		{"now", l.clock()}, {"id", id}, {"cap", l.Cap}, {"life", liveLife.Milliseconds()},
 	})
 	read, err := answerOf(installation, command, 1)
 	if err != nil {
@@ -118,8 +104,6 @@ func (l *Ledger) retry(ctx context.Context, installation, id, asked string, payl
 		return read.tickets, l.reenter(ctx, installation, began)
 	case "unknown":
 		return nil, notThere(id)
-	case "meanwhile":
-		return nil, fault.Newf(fault.Conflict, "the job has been retried meanwhile")
 	case "forgotten":
 		return nil, fault.Newf(fault.NotFound, "what the job was to do is not kept any more; submit it anew")
 	case string(job.Succeeded):

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,11 +25,12 @@ type JobReader interface {
 	GetAll(ctx context.Context, installation string, ids []string) ([]job.Status, error)
 }
 
-// BatchOptions are what [Batches] need. Redis, Keyring and Jobs are required.
+// BatchOptions are what [Batches] need. Redis, Keyring and Ledger are required.
 type BatchOptions struct {
 	Redis     redis.UniversalClient
 	Keyring   *secret.Keyring
-	Jobs      JobReader
+	Ledger    *Ledger          // of the batches' jobs
+	Jobs      JobReader        // default Ledger
 	Retention time.Duration    // of a batch after the age at which it has to end; default 7 days
 	Now       func() time.Time // default: the time of Redis, which is one for all
 	Logger    *slog.Logger
@@ -63,6 +65,9 @@ func NewBatches(options BatchOptions) *Batches {
 	}
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
+	}
+	if options.Jobs == nil {
+		options.Jobs = options.Ledger
 	}
 	return &Batches{BatchOptions: options, groups: map[string]grouped{}, specs: map[string]keptSpec{}}
 }
@@ -116,11 +121,31 @@ func (b *Batches) digest(ctx context.Context, installation, id string) (digest s
 
 // Spec is what a batch does to each repository. It may be another caller's answer too and is not to be changed.
 func (b *Batches) Spec(ctx context.Context, installation, id string) (*batch.Spec, error) {
-	key := keysOf(installation, id).Root()
 	digest, _, err := b.digest(ctx, installation, id)
 	if err != nil {
 		return nil, err
 	}
+	return b.specOf(ctx, installation, id, digest)
+}
+
+// Content is what a batch does, as of [Batches.Spec], and what is known of one of its repositories.
+func (b *Batches) Content(ctx context.Context, installation, id string, number int) (*batch.Spec, batch.Entry, error) {
+	keys, pipeline := keysOf(installation, id), b.Redis.Pipeline()
+	digest, entry := pipeline.HGet(ctx, keys.Root(), "digest"), pipeline.HGet(ctx, keys.Items(), strconv.Itoa(number))
+	if _, err := pipeline.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, batch.Entry{}, unavailable(err, "read the batch")
+	}
+	spec, err := b.specOf(ctx, installation, id, digest.Val())
+	if err != nil {
+		return nil, batch.Entry{}, err
+	}
+	kept, err := batch.DecodeEntry(number, entry.Val())
+	return spec, kept, err
+}
+
+// specOf is the spec of the batch whose request has the digest.
+func (b *Batches) specOf(ctx context.Context, installation, id, digest string) (*batch.Spec, error) {
+	key := keysOf(installation, id).Root()
 	b.mutex.Lock()
 	found := b.specs[key]
 	b.mutex.Unlock()

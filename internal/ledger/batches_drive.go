@@ -11,17 +11,17 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gitsmith/gitsmith/internal/batch"
-	"github.com/gitsmith/gitsmith/internal/forge"
+	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
 var (
-	batchTakeScript        = load("batch_take")
-	batchCancelTakenScript = load("batch_cancel_taken")
-	batchAppendScript      = load("batch_append")
-	batchPutOffScript      = load("batch_put_off")
-	batchKeepEntryScript   = load("batch_keep_entry")
-	batchAbandonScript     = load("batch_abandon")
+	batchNextScript      = load("batch_next")
+	batchTakeScript      = load("batch_take")
+	batchAppendScript    = load("batch_append")
+	batchPutOffScript    = load("batch_put_off")
+	batchKeepEntryScript = load("batch_keep_entry")
+	batchAbandonScript   = load("batch_abandon")
 )
 
 const (
@@ -138,60 +138,87 @@ const (
 	ProgressOver    Progress = "over"    // nothing is left to be done
 )
 
-// Taken are repositories that are to begin, in their order, and as whom.
-type Taken struct {
-	Actor   forge.Actor
-	Numbers []int
-	Entries []batch.Entry
-}
-
-// Take gives the repositories that are to begin now to the caller, who must queue them: the driver that looks at the batch next does it
-// where the caller dies. hold is why nothing can begin, empty where it can.
-func (b *Batches) Take(ctx context.Context, installation, id, hold string) (Progress, Taken, error) {
-	answer, err := b.runOn(ctx, batchTakeScript, installation, []arg{
-		{"id", id}, {"now", clock(b.Now)}, {"hold", hold}, {"most", batch.MaxConcurrency}, {"age", batch.MaxAge.Milliseconds()},
-	}).StringSlice()
-	if err != nil || len(answer) == 0 {
-		return "", Taken{}, unavailable(err, "advance the batch")
+// Next reads a batch and its first repositories that have no job yet, at most so many. A batch that is not there has an empty root.
+func (b *Batches) Next(ctx context.Context, installation, id string, most int) (batch.Root, []int, []batch.Entry, error) {
+	answer, err := b.runOn(ctx, batchNextScript, installation, []arg{{"id", id}, {"most", most}}).Slice()
+	if err != nil {
+		return nil, nil, nil, unavailable(err, "look at a batch")
 	}
-	progress := Progress(answer[0])
 	if len(answer) < 3 {
-		return progress, Taken{}, nil
+		return nil, nil, nil, nil
 	}
-	taken := Taken{Actor: forge.Actor{Kind: forge.ActorKind(answer[1]), Principal: answer[2]}}
-	for pair := range slices.Chunk(answer[3:], 2) {
+	root, numbers, entries := batch.Root{}, []int(nil), []batch.Entry(nil)
+	for pair := range slices.Chunk(textsOf(answer[1]), 2) {
+		root[pair[0]] = pair[1]
+	}
+	for pair := range slices.Chunk(textsOf(answer[2]), 2) {
 		number := numbersOf(pair[:1])[0]
 		entry, err := batch.DecodeEntry(number, pair[1])
 		if err != nil {
-			return progress, Taken{}, err
+			return root, nil, nil, err
 		}
-		taken.Numbers, taken.Entries = append(taken.Numbers, number), append(taken.Entries, entry)
+		numbers, entries = append(numbers, number), append(entries, entry)
 	}
-	return progress, taken, nil
+	return root, numbers, entries, nil
 }
 
-// CancelTaken ends repositories of a canceled batch that were taken and have no job that would run. It does nothing to a batch that is not
-// canceled.
-func (b *Batches) CancelTaken(ctx context.Context, installation, id string, numbers []int) error {
-	for page := range slices.Chunk(numbers, piece) {
-		rest := make([]any, len(page))
-		for i, number := range page {
-			rest[i] = number
-		}
-		if err := b.runOn(ctx, batchCancelTakenScript, installation, []arg{{"id", id}}, rest...).Err(); err != nil {
-			return unavailable(err, "cancel what was taken")
-		}
+// textsOf are the texts of an answer within an answer.
+func textsOf(value any) []string {
+	values, _ := value.([]any)
+	texts := make([]string, len(values)+len(values)%2)
+	for i, value := range values {
+		texts[i], _ = value.(string)
 	}
-	return nil
+	return texts
 }
 
-// IsQueued reports whether a repository waits for its job to begin.
-func (b *Batches) IsQueued(ctx context.Context, installation, id string, number int) (bool, error) {
-	err := b.Redis.ZScore(ctx, keysOf(installation, id).State(string(batch.Queued)), strconv.Itoa(number)).Err()
-	if errors.Is(err, redis.Nil) {
-		return false, nil
+// Taken is what has become of a batch, and of repositories that could begin.
+type Taken struct {
+	Progress Progress
+	State    batch.State // where the batch goes, or has just stopped
+	Used     int         // of the jobs that were offered: they have begun, or were not to begin any more
+	More     bool        // further ones can begin at once
+	Tickets  []Ticket
+}
+
+// Take lets as many of a batch's jobs begin as may now, of those that are offered, in their order. hold is why nothing can begin, empty where it
+// can. What a job is, that it has its slot or its place in line, and that the repository has had its turn, is one step.
+func (b *Batches) Take(ctx context.Context, installation, id, hold string, offered []job.Job) (Taken, error) {
+	rest := make([]any, 0, 30*len(offered))
+	for _, j := range offered {
+		payload, err := job.Marshal(j, b.Keyring)
+		if err != nil {
+			return Taken{}, err
+		}
+		fields := fieldsOf(j.MetaOf())
+		rest = append(append(rest, j.Batch.Item, j.ID, payload, len(fields)), fields...)
 	}
-	return err == nil, unavailable(err, "look up a repository")
+	began := b.Ledger.local()
+	if err := b.Ledger.enter(ctx, installation); err != nil {
+		return Taken{}, err
+	}
+	read, err := answerOf(installation, b.runOn(ctx, batchTakeScript, installation, []arg{
+		{"id", id},
+		{"now", clock(b.Now)},
+		{"hold", hold},
+		{"most", batch.MaxConcurrency},
+		{"age", batch.MaxAge.Milliseconds()},
+		{"cap", b.Ledger.Cap},
+		{"life", liveLife.Milliseconds()},
+		{"trim", b.Ledger.trim()},
+		{"keep", maxIndexed},
+	}, rest...), 1)
+	if err != nil {
+		return Taken{}, unavailable(err, "advance the batch")
+	}
+	taken := Taken{Progress: Progress(read.texts[0]), Tickets: read.tickets}
+	if len(read.texts) > 1 {
+		taken.State = batch.State(read.texts[1])
+	}
+	if len(read.texts) > 3 {
+		taken.Used, taken.More = int(read.number(2)), read.texts[3] != ""
+	}
+	return taken, b.Ledger.reenter(ctx, installation, began)
 }
 
 // Page is what a batch's query found on one page.

@@ -67,7 +67,7 @@ func newAccounts(t *testing.T, client redis.UniversalClient) *accounts {
 		t.Fatal(err)
 	}
 	a := &accounts{t: t, redis: client, jobs: map[string]job.Status{}}
-	a.Batches = NewBatches(BatchOptions{Redis: client, Keyring: ring, Jobs: a})
+	a.Batches = NewBatches(BatchOptions{Redis: client, Keyring: ring, Jobs: a, Ledger: New(Options{Redis: client, Keyring: ring})})
 	return a
 }
 

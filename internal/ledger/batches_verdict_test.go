@@ -47,7 +47,15 @@ func resolving(more ...any) []any {
 
 func createArgs(plan string) []any { return []any{"mine", "d", tableNow, 60_000, "spec", plan, 8} }
 
-func takeArgs(hold string) []any { return []any{tableNow, hold, 100, 1000} }
+// offer are jobs of repositories as batch_take takes them.
+func offer(numbers ...int) (rest []any) {
+	for _, number := range numbers {
+		rest = append(rest, number, fmt.Sprint("job", number), "payload", 4, "state", "queued", "generation", 0)
+	}
+	return rest
+}
+
+func takeArgs(hold string) []any { return []any{tableNow, hold, 100, 1000, 0, 60_000, "", 10} }
 
 // rootFields are what batch_create is given as the batch's fields.
 func rootFields(entries ...any) []any {
@@ -88,24 +96,33 @@ var verdicts = map[string]verdictCase{
 	"take from none":                {script: batchTakeScript, args: takeArgs(""), want: "none"},
 	"take from one that is written": {script: batchTakeScript, root: writing(), items: batchItems{batch.Pending: {0}}, args: takeArgs(""), want: "writing", state: batch.StateWriting, after: map[string]int{"pending": 1}},
 	"take": {
-		script: batchTakeScript, root: running(3), items: batchItems{batch.Pending: {0, 1, 2}}, args: takeArgs(""), want: "going user alice 0 e0 1 e1", state: batch.StateRunning, after: map[string]int{"pending": 1, "queued": 2},
+		script: batchTakeScript, root: running(3), items: batchItems{batch.Pending: {0, 1, 2}}, args: takeArgs(""), rest: offer(0, 1), want: "going running 2  job0 job1", state: batch.StateRunning, after: map[string]int{"pending": 1, "queued": 2},
 	},
-	"take without a token": {script: batchTakeScript, root: running(1), items: batchItems{batch.Pending: {0}}, args: takeArgs("no token"), want: "going", state: batch.StateRunning, after: map[string]int{"pending": 1}},
+	"take more than is offered": {
+		script: batchTakeScript, root: running(3), items: batchItems{batch.Pending: {0, 1, 2}}, args: takeArgs(""), rest: offer(0), want: "going running 1 more job0", state: batch.StateRunning, after: map[string]int{"pending": 2, "queued": 1},
+	},
+	"take less than is offered": {
+		script: batchTakeScript, root: running(3), items: batchItems{batch.Pending: {0, 1, 2}}, args: takeArgs(""), rest: offer(0, 1, 2), want: "going running 2  job0 job1", state: batch.StateRunning, after: map[string]int{"pending": 1, "queued": 2},
+	},
+	"take what has begun": {
+		script: batchTakeScript, root: running(3), items: batchItems{batch.Pending: {1, 2}, batch.Running: {0}}, args: takeArgs(""), rest: offer(0, 1), want: "going running 2  job1", state: batch.StateRunning, after: map[string]int{"pending": 1, "queued": 1, "running": 1},
+	},
+	"take without a token": {script: batchTakeScript, root: running(1), items: batchItems{batch.Pending: {0}}, args: takeArgs("no token"), rest: offer(0), want: "going running 0 ", state: batch.StateRunning, after: map[string]int{"pending": 1}},
 	"take from a paused one": {
-		script: batchTakeScript, root: running(1, "state", "paused"), items: batchItems{batch.Pending: {0}}, args: takeArgs(""), want: "going", state: batch.StatePaused, after: map[string]int{"pending": 1},
+		script: batchTakeScript, root: running(1, "state", "paused"), items: batchItems{batch.Pending: {0}}, args: takeArgs(""), rest: offer(0), want: "going paused 0 ", state: batch.StatePaused, after: map[string]int{"pending": 1},
 	},
 	"take after failures": {
-		script: batchTakeScript, root: running(2, "stop", "1"), items: batchItems{batch.Pending: {0}, batch.Failed: {1}}, args: takeArgs(""), want: "stopped", state: batch.StateStopped, after: map[string]int{"pending": 1, "failed": 1},
+		script: batchTakeScript, root: running(2, "stop", "1"), items: batchItems{batch.Pending: {0}, batch.Failed: {1}}, args: takeArgs(""), want: "stopped stopped", state: batch.StateStopped, after: map[string]int{"pending": 1, "failed": 1},
 	},
 	"take the canaries": {
-		script: batchTakeScript, root: running(3, "canary", "1"), items: batchItems{batch.Pending: {0, 1, 2}}, args: takeArgs(""), want: "going user alice 0 e0", state: batch.StateRunning, after: map[string]int{"pending": 2, "queued": 1},
+		script: batchTakeScript, root: running(3, "canary", "1"), items: batchItems{batch.Pending: {0, 1, 2}}, args: takeArgs(""), rest: offer(0, 1), want: "going running 1  job0", state: batch.StateRunning, after: map[string]int{"pending": 2, "queued": 1},
 	},
 	"take after the end": {script: batchTakeScript, root: running(1), items: batchItems{batch.Succeeded: {0}}, args: takeArgs(""), want: "over", state: batch.StateFinished, after: map[string]int{"succeeded": 1}},
 	"take from an old one": {
 		script: batchTakeScript, root: running(1, "created", tableNow-2000), items: batchItems{batch.Pending: {0}}, args: takeArgs(""), want: "over", state: batch.StateCanceled, after: map[string]int{"canceled": 1},
 	},
 	"take for a removed app": {
-		script: batchTakeScript, root: running(2), items: batchItems{batch.Pending: {0}, batch.Running: {1}}, gone: true, args: takeArgs(""), want: "going", state: batch.StateCanceled, after: map[string]int{"canceled": 1, "running": 1},
+		script: batchTakeScript, root: running(2), items: batchItems{batch.Pending: {0}, batch.Running: {1}}, gone: true, args: takeArgs(""), want: "going canceled 0 ", state: batch.StateCanceled, after: map[string]int{"canceled": 1, "running": 1},
 	},
 
 	"pause none":            {script: batchActScript, args: []any{"pause"}, want: "none "},
@@ -138,10 +155,15 @@ var verdicts = map[string]verdictCase{
 	"put off for good": {script: batchPutOffScript, root: resolving(), args: []any{"", "denied"}, want: "stopped", state: batch.StateStopped},
 	"put off too late": {script: batchPutOffScript, root: running(1), args: []any{"", "denied"}, want: "over", state: batch.StateRunning},
 
-	"cancel what was taken": {
-		script: batchCancelTakenScript, root: running(2, "state", "canceled"), items: batchItems{batch.Queued: {0}, batch.Running: {1}}, rest: []any{0, 1}, want: "canceled", state: batch.StateCanceled, after: map[string]int{"canceled": 1, "running": 1},
+	"reclaim": {
+		script: batchReclaimScript, root: running(2), items: batchItems{batch.Queued: {0}, batch.Running: {1}}, rest: []any{0, "job0", 1, "job1"}, want: "reclaimed", state: batch.StateRunning, after: map[string]int{"pending": 1, "running": 1},
 	},
-	"cancel what goes on": {script: batchCancelTakenScript, root: running(1), items: batchItems{batch.Queued: {0}}, rest: []any{0}, want: "going", state: batch.StateRunning, after: map[string]int{"queued": 1}},
+	"reclaim nothing": {script: batchReclaimScript, root: running(1), items: batchItems{batch.Running: {0}}, rest: []any{0, "job0"}, want: "none", state: batch.StateRunning, after: map[string]int{"running": 1}},
+	"next of none":    {script: batchNextScript, args: []any{2}, want: "none"},
+	"next":            {script: batchNextScript, root: []any{"digest", "d", "state", "running"}, items: batchItems{batch.Pending: {1, 2, 3}}, args: []any{2}, want: "batch digest 1", state: batch.StateRunning, after: map[string]int{"pending": 3}},
+	"reclaim of a canceled one": {
+		script: batchReclaimScript, root: running(1, "state", "canceled"), items: batchItems{batch.Queued: {0}}, rest: []any{0, "job0"}, want: "reclaimed", state: batch.StateCanceled, after: map[string]int{"canceled": 1},
+	},
 
 	"keep an entry":            {script: batchKeepEntryScript, root: running(1), items: batchItems{batch.Running: {0}}, args: []any{0, "new"}, want: "kept", state: batch.StateRunning, after: map[string]int{"running": 1}},
 	"keep an entry of nothing": {script: batchKeepEntryScript, args: []any{0, "new"}, want: "none"},
@@ -215,6 +237,9 @@ func (a *accounts) answer(s *script, installation string, args []arg, rest []any
 	}
 	texts := make([]string, len(words))
 	for i, word := range words {
+		if ticket, is := word.([]any); is {
+			word = ticket[0]
+		}
 		texts[i] = fmt.Sprint(word)
 	}
 	return strings.Join(texts, " ")

@@ -34,13 +34,10 @@ func (l *Ledger) Create(ctx context.Context, j job.Job) (Created, error) {
 	if err := l.enter(ctx, j.Installation); err != nil {
 		return Created{}, err
 	}
-	happened, replaced, trim, now := "", "", "", l.local()
+	happened, replaced := "", ""
 	if j.Coalesce != "" {
 		happened = strconv.FormatInt(j.HappenedAt.UnixMilli(), 10)
 		replaced = failureText(fault.Canceled, "a newer event asked for the same before the job began")
-	}
-	if now.UnixMilli()%trimEvery == 0 {
-		trim = strconv.FormatInt(now.Add(-liveLife-l.Retention).UnixMilli(), 10)
 	}
 	item := ""
 	if j.Batch.ID != "" {
@@ -61,7 +58,7 @@ func (l *Ledger) Create(ctx context.Context, j job.Job) (Created, error) {
 		{"coalesce", j.Coalesce},
 		{"happened", happened},
 		{"replaced", replaced},
-		{"trim", trim},
+		{"trim", l.trim()},
 		{"keep", maxIndexed},
 	}, fieldsOf(j.MetaOf())...)
 	read, err := answerOf(j.Installation, command, 1)
@@ -94,4 +91,13 @@ func createdFrom(j job.Job, read answer) (Created, error) {
 		return Created{New: true, State: job.Queued, Tickets: []Ticket{firstTicket(j)}}, nil
 	}
 	return Created{New: true, State: job.Queued}, nil
+}
+
+// trim is the oldest creation of a job that stays in the index of an installation's jobs; mostly empty, which leaves it as it is.
+func (l *Ledger) trim() string {
+	now := l.local()
+	if now.UnixMilli()%trimEvery != 0 {
+		return ""
+	}
+	return strconv.FormatInt(now.Add(-liveLife-l.Retention).UnixMilli(), 10)
 }

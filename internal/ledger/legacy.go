@@ -1,18 +1,23 @@
 package ledger
 
-// Version 0.9 deletes this file with lua/adopt.lua: until then a Redis may hold jobs of a version whose asynq tasks were the jobs.
+// Version 0.9 deletes this file with lua/adopt.lua and lua/batch_reclaim.lua: until then a Redis may hold jobs of a version whose asynq tasks were the jobs.
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
-var adoptScript = load("adopt")
+var (
+	adoptScript        = load("adopt")
+	batchReclaimScript = load("batch_reclaim")
+)
 
 // adoptWait is how long a job is left alone whose old task is about to be deleted.
 const adoptWait = 30 * time.Second
@@ -46,4 +51,22 @@ func (l *Ledger) Adopted(ctx context.Context, meta job.Meta, deleted bool) error
 		return unavailable(err, "take over a job")
 	}
 	return l.Hurry(ctx, meta.Installation, 0)
+}
+
+// Reclaim lets repositories of a batch have their turn again that a driver of that version took, and whose jobs it did not make.
+func (b *Batches) Reclaim(ctx context.Context, installation, id string) error {
+	numbers, err := b.Numbers(ctx, installation, id, batch.Queued)
+	if err != nil {
+		return err
+	}
+	for page := range slices.Chunk(numbers, piece) {
+		rest := make([]any, 0, 2*len(page))
+		for _, number := range page {
+			rest = append(rest, number, batch.JobID(id, number))
+		}
+		if err := b.runOn(ctx, batchReclaimScript, installation, []arg{{"id", id}}, rest...).Err(); err != nil {
+			return unavailable(err, "look at a batch")
+		}
+	}
+	return nil
 }

@@ -111,17 +111,6 @@ func (c *Client) CancelAll(ctx context.Context, installation string) (int, error
 // Retry runs a job again that ended without success, for the same requester, as the same actor and with that actor's current token.
 func (c *Client) Retry(ctx context.Context, installation, id string) (job.Status, error) {
 	tickets, err := c.Ledger.Retry(ctx, installation, id)
-	return c.retried(ctx, installation, id, tickets, err)
-}
-
-// RetryRun is Retry of a job's run of that generation; a Conflict where another run is there already. What the job was to do is that of j, where
-// it is not kept any more.
-func (c *Client) RetryRun(ctx context.Context, j job.Job, generation int) (job.Status, error) {
-	tickets, err := c.Ledger.RetryRun(ctx, j, generation)
-	return c.retried(ctx, j.Installation, j.ID, tickets, err)
-}
-
-func (c *Client) retried(ctx context.Context, installation, id string, tickets []ledger.Ticket, err error) (job.Status, error) {
 	if err != nil {
 		return job.Status{}, err
 	}

@@ -17,10 +17,7 @@ redis.call('PEXPIRE', record, life)
 redis.call('SET', payload_key, payload, 'PX', life)
 redis.call('ZADD', root .. key_jobs, created, id)
 move_item(root, batch, item, 'pending', 'queued', now)
-if trim ~= '' then
-  redis.call('ZREMRANGEBYSCORE', root .. key_jobs, '-inf', '(' .. trim)
-  redis.call('ZREMRANGEBYRANK', root .. key_jobs, 0, -1 - tonumber(keep))
-end
+trim_jobs(root, trim, keep)
 local function replace(old, from)
   local other = root .. key_job .. old
   redis.call('HSET', other, 'state', 'canceled', 'ended', now, 'failure', replaced)

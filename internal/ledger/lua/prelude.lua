@@ -80,6 +80,23 @@ local function stand_in_line(root, id, class, created)
   redis.call('ZADD', root .. key_line .. class, created, id)
 end
 
+-- reopen opens a new run of a job that has ended. What it is to do is payload, where it is not kept any more.
+local function reopen(root, id, class, generation, payload, now, life)
+  local record, payload_key = root .. key_job .. id, root .. key_payload .. id
+  if payload ~= '' then redis.call('SET', payload_key, payload, 'NX') end
+  redis.call('HSET', record, 'generation', tonumber(generation) + 1, 'opened', now, 'state', 'queued', 'attempts', 0, 'snoozes', 0, 'begun', 0)
+  redis.call('HDEL', record, 'next', 'ended', 'started', 'result', 'failure', 'cancel', 'active', 'lease', 'serial', 'looks')
+  redis.call('PEXPIRE', record, life)
+  redis.call('PEXPIRE', payload_key, life)
+end
+
+-- trim_jobs cuts the index of an installation's jobs back: to those that were created after trim, which is '' to leave it, and to keep.
+local function trim_jobs(root, trim, keep)
+  if trim == '' then return end
+  redis.call('ZREMRANGEBYSCORE', root .. key_jobs, '-inf', '(' .. trim)
+  redis.call('ZREMRANGEBYRANK', root .. key_jobs, 0, -1 - tonumber(keep))
+end
+
 -- leave takes a job that has ended, from a state, out of every set, keeps its record for a while, and what it was to do too unless it has
 -- succeeded.
 local function leave(root, id, class, from, state, life)
