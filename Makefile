@@ -103,7 +103,7 @@ manifest: test-tools app ## the Forge manifest against Atlassian's own validator
 	node deploy/forge/validate.mjs deploy/forge/manifest.yml
 
 .PHONY: soak
-soak: test-tools ## events at Forge's volume while Redis, receiver and workers die; SOAK=outage, kills, asynq, model, fairness, tokens or 'batch.*' for one part
+soak: test-tools ## events at Forge's volume while Redis, receiver and workers die; SOAK=outage, kills, asynq, sentinel, cluster, model, fairness, tokens or 'batch.*' for one part
 	go test -run '^$$' -timeout 120m -p 1 -bench '^BenchmarkSoak$$/^($(SOAK))$$' -benchtime 1x ./internal/systemtest ./internal/dispatch
 
 ##@ Tools

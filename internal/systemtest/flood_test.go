@@ -261,29 +261,42 @@ type kept struct {
 
 func (s *system) records(pattern string) []kept {
 	s.t.Helper()
-	client := s.redis.Client()
 	var all []kept
-	var cursor uint64
-	for {
-		keys, next, err := client.Scan(s.t.Context(), cursor, pattern, 5000).Result()
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		pipe := client.Pipeline()
-		for _, key := range keys {
-			pipe.HMGet(s.t.Context(), key, "state", "created", "started")
-		}
-		answers, err := pipe.Exec(s.t.Context())
-		if err != nil && len(keys) > 0 {
-			s.t.Fatal(err)
-		}
-		for _, answer := range answers {
-			all = append(all, keptOf(answer.(interface{ Val() []any }).Val()))
-		}
-		if cursor = next; cursor == 0 {
-			return all
+	var mutex sync.Mutex
+	read := func(ctx context.Context, node redis.Cmdable) error {
+		for cursor := uint64(0); ; {
+			keys, next, err := node.Scan(ctx, cursor, pattern, 5000).Result()
+			if err != nil {
+				return err
+			}
+			pipe := node.Pipeline()
+			for _, key := range keys {
+				pipe.HMGet(ctx, key, "state", "created", "started")
+			}
+			answers, err := pipe.Exec(ctx)
+			if err != nil && len(keys) > 0 {
+				return err
+			}
+			mutex.Lock()
+			for _, answer := range answers {
+				all = append(all, keptOf(answer.(interface{ Val() []any }).Val()))
+			}
+			mutex.Unlock()
+			if cursor = next; cursor == 0 {
+				return nil
+			}
 		}
 	}
+	client, err := s.redis.Client(), error(nil)
+	if cluster, is := client.(*redis.ClusterClient); is {
+		err = cluster.ForEachMaster(s.t.Context(), func(ctx context.Context, node *redis.Client) error { return read(ctx, node) })
+	} else {
+		err = read(s.t.Context(), client)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return all
 }
 
 func keptOf(fields []any) (k kept) {

@@ -25,6 +25,8 @@ func BenchmarkSoak(b *testing.B) {
 		{"outage", soakOutage},
 		{"kills", soakKills},
 		{"asynq", soakAsynq},
+		{"sentinel", soakSentinel},
+		{"cluster", soakCluster},
 		{"fairness", soakFairness},
 		{"tokens", soakTokens},
 		{"batch-trouble", soakBatchTrouble},

@@ -43,6 +43,8 @@ type Redis struct {
 	tb      testing.TB
 	dir     string
 	cluster bool
+	more    []string // arguments
+	dial    func() redis.UniversalClient
 	process *process
 }
 
@@ -76,12 +78,12 @@ func StartCluster(tb testing.TB) *Redis {
 	}
 }
 
-func start(tb testing.TB, cluster bool) *Redis {
+func start(tb testing.TB, cluster bool, more ...string) *Redis {
 	tb.Helper()
 	if _, err := exec.LookPath(Binary); err != nil {
 		tb.Fatalf("queuetest: %s is not in PATH; run `make test-tools` (Debian: apt-get install redis-server)", Binary)
 	}
-	server := &Redis{tb: tb, dir: tb.TempDir(), cluster: cluster}
+	server := &Redis{tb: tb, dir: tb.TempDir(), cluster: cluster, more: more}
 	// After TempDir, so that the server is gone before its folder is.
 	tb.Cleanup(func() {
 		if server.process != nil {
@@ -92,7 +94,7 @@ func start(tb testing.TB, cluster bool) *Redis {
 	for range portAttempts {
 		// Below the range from which Linux takes the ports of outgoing connections, so that the port is still free for a
 		// Restart. A server that lost the race for its port ends at once, and the next one is tried.
-		server.Addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(20000+rand.IntN(12000)))
+		server.Addr = freeAddr()
 		if failure = server.run(); failure == nil {
 			server.URL = "redis://" + server.Addr + "/0"
 			if cluster {
@@ -105,12 +107,17 @@ func start(tb testing.TB, cluster bool) *Redis {
 	return nil
 }
 
+func freeAddr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(20000+rand.IntN(12000))) }
+
 // Client is a new client of the server, closed when the test is over. It gives up soon on a server that is away, and finds
 // it again after a Restart, though only about a second later where many calls have failed: poll then. For an answer it waits as long
 // as the server lives: otherwise go-redis would send a command again that a loaded machine had not answered in 5 s.
 func (r *Redis) Client() redis.UniversalClient {
 	r.tb.Helper()
 	var client redis.UniversalClient
+	if r.dial != nil {
+		return r.dial()
+	}
 	if r.cluster {
 		client = redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{r.Addr}, DialerRetries: 1, ReadTimeout: unlimited, WriteTimeout: unlimited})
 	} else {
@@ -148,6 +155,9 @@ func (r *Redis) Kill() {
 	r.process.stop()
 	r.process = nil
 }
+
+// Runs reports whether the server runs.
+func (r *Redis) Runs() bool { return r.process != nil }
 
 // Written is how many bytes the append-only file has.
 func (r *Redis) Written() int64 {
@@ -226,7 +236,7 @@ func (r *Redis) run() error {
 	if r.cluster {
 		arguments = append(arguments, "--cluster-enabled", "yes", "--cluster-announce-ip", host)
 	}
-	started, err := startProcess(filepath.Join(r.dir, "log"), arguments)
+	started, err := startProcess(filepath.Join(r.dir, "log"), append(arguments, r.more...))
 	if err != nil {
 		return err
 	}
