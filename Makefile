@@ -98,6 +98,10 @@ bench-git: ## git jobs beside the command line and go-git: an hour, and nothing 
 bench-batch: ## a batch of 500 repositories beside xargs of the command line: half an hour, and nothing else should run meanwhile
 	go test -run '^$$' -timeout 120m -bench Batch -benchtime 1x $(BENCHFLAGS) ./internal/bench
 
+.PHONY: bench-scale
+bench-scale: ## what grows with jobs, installations, workers and batches: half an hour, and nothing else should run meanwhile
+	go test -run '^$$' -timeout 60m -bench Scale -benchtime 1x $(BENCHFLAGS) ./internal/bench
+
 .PHONY: manifest
 manifest: test-tools app ## the Forge manifest against Atlassian's own validator
 	node deploy/forge/validate.mjs deploy/forge/manifest.yml
