@@ -20,6 +20,8 @@ import (
 	"github.com/gitsmith/gitsmith/internal/forge"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/queue"
+	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
+	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
 const private = "private-5f1c9a"
@@ -348,4 +350,51 @@ func dump(t *testing.T, client redis.UniversalClient) string {
 		fmt.Fprintf(&all, "%s = %v\n", key, value)
 	}
 	return all.String()
+}
+
+// TestIdleServerPolls: what an idle worker asks of Redis, which grows with the number of workers, stays bounded.
+func TestIdleServerPolls(t *testing.T) {
+	t.Parallel()
+	client := queuetest.Start(t).Client()
+	polls := &pollCounter{enough: make(chan struct{})}
+	client.AddHook(polls)
+	newBundle(t, client).serve(queue.ServerConfig{Concurrency: 4}, succeed)
+	testkit.Receive(t, "the worker polls", polls.enough)
+	// However loaded the machine is, it makes polls rarer.
+	if rate := float64(pollsCounted) / polls.took.Seconds(); rate > 75 {
+		t.Errorf("%.0f dequeues a second", rate)
+	}
+}
+
+const pollsCounted = 150
+
+// pollCounter is a hook that counts dequeues of nothing, and says how long so many took.
+type pollCounter struct {
+	seen   atomic.Int64
+	began  time.Time
+	took   time.Duration
+	enough chan struct{}
+}
+
+func (p *pollCounter) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (p *pollCounter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (p *pollCounter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, command redis.Cmder) error {
+		err := next(ctx, command)
+		if command.Name() != "evalsha" || !errors.Is(err, redis.Nil) || !strings.Contains(fmt.Sprint(command.Args()...), ":pending") {
+			return err
+		}
+		switch p.seen.Add(1) { // one goroutine of asynq's polls
+		case 1:
+			p.began = time.Now()
+		case 1 + pollsCounted:
+			p.took = time.Since(p.began)
+			close(p.enough)
+		}
+		return err
+	}
 }
