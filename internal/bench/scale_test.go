@@ -164,6 +164,9 @@ type cost struct {
 	wall    time.Duration
 	cpu     time.Duration // user and system, of all of Redis's threads
 	longest time.Duration // of a script, as Redis measured it; zero for less than noticed
+	slowest string        // which script that was
+	over    int           // scripts that took more than longestScript
+	forks   int           // of Redis, which writes its append-only file anew: a copy of the page tables holds it up
 	inner   int64         // commands, scripts themselves not counted
 }
 
@@ -179,18 +182,43 @@ func (s *scale) measure(do func()) cost {
 	}
 	s.must(s.own.ConfigResetStat(ctx).Err())
 	s.must(s.own.Do(ctx, "slowlog", "reset").Err())
-	before, began := s.cpu(), time.Now()
+	forks, before, began := s.forks(), s.cpu(), time.Now()
 	do()
-	measured := cost{wall: time.Since(began), cpu: s.cpu() - before}
+	measured := cost{wall: time.Since(began), cpu: s.cpu() - before, forks: s.forks() - forks}
 	measured.inner = s.commands()
 	slow, err := s.own.SlowLogGet(ctx, 100_000).Result()
 	s.must(err)
 	for _, each := range slow {
-		if strings.HasPrefix(strings.ToLower(each.Args[0]), "eval") {
-			measured.longest = max(measured.longest, each.Duration)
+		if !strings.HasPrefix(strings.ToLower(each.Args[0]), "eval") {
+			continue
+		}
+		if each.Duration > longestScript {
+			measured.over++
+		}
+		if each.Duration > measured.longest {
+			measured.longest, measured.slowest = each.Duration, s.trips.known(each.Args[1])
 		}
 	}
 	return measured
+}
+
+// script says how long the longest script took, and which it was.
+func (c cost) script() string {
+	switch {
+	case c.longest == 0:
+		return "< 0.1 ms"
+	case c.over > 1:
+		return fmt.Sprintf("%s (%s), %d over %s", tenths(c.longest), c.slowest, c.over, milliseconds(longestScript))
+	}
+	return fmt.Sprintf("%s (%s)", tenths(c.longest), c.slowest)
+}
+
+// forks is how often Redis has forked.
+func (s *scale) forks() int {
+	s.tb.Helper()
+	n, err := strconv.Atoi(s.info("stats")["total_forks"])
+	s.must(err)
+	return n
 }
 
 // cpu is the processor time that Redis has used.
@@ -238,22 +266,6 @@ func (s *scale) info(section string) map[string]string {
 	return values
 }
 
-// script says how long a script took.
-func script(longest time.Duration) string {
-	if longest == 0 {
-		return "< 0.1 ms"
-	}
-	return tenths(longest)
-}
-
 func micros(d time.Duration) string { return fmt.Sprintf("%.0f µs", d.Seconds()*1e6) }
 
 func cores(c float64) string { return fmt.Sprintf("%.3f core", c) }
-
-// ownView reads batches for the benchmark.
-func ownView(s *scale) *ledger.Batches {
-	options := s.batches.BatchOptions
-	options.Redis = s.own
-	options.Jobs = ledger.New(ledger.Options{Redis: s.own, Keyring: s.options.Keyring})
-	return ledger.NewBatches(options)
-}

@@ -9,10 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gitsmith/gitsmith/internal/artifact"
-	"github.com/gitsmith/gitsmith/internal/batch"
 	"github.com/gitsmith/gitsmith/internal/bitbucket"
 	"github.com/gitsmith/gitsmith/internal/budget"
 	"github.com/gitsmith/gitsmith/internal/dispatch"
@@ -40,10 +40,18 @@ func (e extent) push(start func(most int) *scale) (g growth) {
 	mine, id := installationOf(1), batchID(1)
 	s.token(mine)
 	var driver *dispatch.Driver
+	var succeeded, failed atomic.Int64
 	runs := s.worker(func(d *dispatch.Driver) { driver = d })
 	server := queue.NewServer(s.options, queue.ServerConfig{
 		Processor: s.processor(git), Concurrency: 1,
-		Ended: func(_ context.Context, j job.Job, _ queue.End) { driver.Nudge(j.Installation, j.Batch.ID) },
+		Ended: func(_ context.Context, j job.Job, end queue.End) {
+			driver.Nudge(j.Installation, j.Batch.ID)
+			if end.State == job.Succeeded {
+				succeeded.Add(1)
+			} else {
+				failed.Add(1)
+			}
+		},
 	})
 	s.must(server.Start())
 	stop := s.beside(runs...)
@@ -55,13 +63,18 @@ func (e extent) push(start func(most int) *scale) (g growth) {
 
 	_, _, err := s.batches.Create(s.tb.Context(), s.batchOf(mine, id, e.pushes, 1, e.shape.Edited()))
 	s.must(err)
-	s.until("the first repository has ended", func() bool { return s.ended(mine, id) > 0 })
+	s.until("the first repository has ended", func() bool { return succeeded.Load()+failed.Load() > 0 })
 	s.trips.since() // scripts are loaded, connections are there
-	first, began := s.ended(mine, id), time.Now()
-	spent := s.measure(func() { s.until("all repositories have ended", func() bool { return s.ended(mine, id) == e.pushes }) })
+	first, began := int(succeeded.Load()), time.Now()
+	spent := s.measure(func() {
+		s.until("all repositories have ended", func() bool { return succeeded.Load()+failed.Load() == int64(e.pushes) })
+	})
 	took, seen := time.Since(began), s.trips.since()
 	stop()
 	server.Stop()
+	if failed.Load() > 0 {
+		s.tb.Fatalf("%d repositories have failed", failed.Load())
+	}
 	items := float64(e.pushes - first)
 	each, all := tripsOf(seen, background, took.Seconds()/idle.Seconds(), items)
 	begin, end := e.inner(s)
@@ -90,17 +103,6 @@ func tripsOf(seen, background map[string]int, share, items float64) (rows [][]st
 		rows = append(rows, []string{kind, fmt.Sprintf("%.1f", each[kind])})
 	}
 	return append(rows, []string{"all", fmt.Sprintf("%.1f", all)}), all
-}
-
-// ended is how many repositories of a batch have succeeded. One that has failed ends the benchmark.
-func (s *scale) ended(installation, id string) int {
-	s.tb.Helper()
-	status, err := ownView(s).Get(s.tb.Context(), installation, id)
-	s.must(err)
-	if status.Totals[batch.Failed] > 0 {
-		s.tb.Fatalf("a repository has failed: %+v", status.Failures)
-	}
-	return status.Totals[batch.Succeeded]
 }
 
 // serve starts a git server with a repository for each push.

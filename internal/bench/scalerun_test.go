@@ -88,6 +88,9 @@ func BenchmarkScale(b *testing.B) {
 			began := time.Now()
 			measured := each.measure(func(most int) *scale { return startScale(b, most) })
 			fmt.Fprintf(os.Stderr, "%s: %v\n", each.name, time.Since(began).Round(time.Second))
+			for _, goal := range measured.goals {
+				fmt.Fprintln(os.Stderr, "   "+strings.Join(goal, " | "))
+			}
 			goals.Rows, tables = append(goals.Rows, measured.goals...), append(tables, measured.table)
 		})
 	}
@@ -103,6 +106,11 @@ func TestScale(t *testing.T) {
 			measured := each.measure(func(most int) *scale { return startScale(t, most) })
 			if len(measured.goals) == 0 || len(measured.table.Rows) == 0 {
 				t.Errorf("nothing was measured: %+v", measured)
+			}
+			for _, goal := range measured.goals {
+				if strings.HasSuffix(goal[0], "inner commands") && goal[3] != met(true) {
+					t.Errorf("%q", goal) // no machine changes how many they are
+				}
 			}
 			for _, row := range append(measured.table.Rows, measured.table.Header) {
 				if len(row) != len(measured.table.Header) {

@@ -104,6 +104,16 @@ func (t *trips) kind(command redis.Cmder) string {
 	return t.nameOf(text)
 }
 
+// known is the name of a script by its hash, or of the text itself.
+func (t *trips) known(text string) string {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	if name := t.names[text]; name != "" {
+		return name
+	}
+	return "a script that was just loaded"
+}
+
 func (t *trips) nameOf(text string) string {
 	for source, name := range t.sources {
 		if strings.HasSuffix(text, "\n"+source) && name != "prelude" {

@@ -16,7 +16,7 @@ import (
 func (b *Batches) Account(ctx context.Context, installation, id string) (batch.Account, error) {
 	keys := keysOf(installation, id)
 	instant := b.Redis.TxPipeline()
-	fields, ends := instant.HGetAll(ctx, keys.Root()), instant.LRange(ctx, keys.Ends(), 0, -1)
+	fields, ends := instant.HGetAll(ctx, keys.Root()), instant.LRange(ctx, keys.Ends(), 0, 99)
 	counts := map[batch.ItemState]*redis.IntCmd{}
 	for _, state := range batch.Sets() {
 		counts[state] = instant.ZCard(ctx, keys.State(string(state)))

@@ -7,7 +7,7 @@
 -- payload; "early" with milliseconds to wait; "unknown" where there is no record; "over" where nothing is to be done for this ticket;
 -- "line" where the job's turn comes later; "canceled". Where a slot became free, tickets follow.
 local record = root .. key_job .. id
-local have = redis.call('HMGET', record, 'generation', 'state', 'class', 'next', 'active', 'run', 'opened', 'created', 'snoozes', 'attempts', 'begun', 'batch', 'item', 'lease')
+local have = redis.call('HMGET', record, 'generation', 'state', 'class', 'next', 'active', 'run', 'opened', 'created', 'snoozes', 'attempts', 'begun', 'batch', 'item', 'looks')
 local state, class, due, active = have[2], have[3], have[4], have[5]
 if not have[1] then return {'unknown'} end
 now, cap = clock(now), tonumber(cap)
@@ -18,7 +18,8 @@ if is_ended(state) and redis.call('ZREM', root .. key_held .. class, id) == 1 th
 end
 if have[1] ~= generation or is_ended(state) or state == 'waiting' then return {'over'} end
 local function opened(attempts, begun, fence)
-  return {'run', attempts, begun, have[9] or '0', have[7], due or have[7], fence, redis.call('GET', root .. key_wakes) or '', redis.call('GET', root .. key_payload .. id) or ''}
+  local kept = redis.call('MGET', root .. key_wakes, root .. key_payload .. id)
+  return {'run', attempts, begun, have[9] or '0', have[7], due or have[7], fence, kept[1] or '', kept[2] or ''}
 end
 if state == 'running' then
   if active == have[6] .. '-' .. attempt then return opened(have[10], have[11], active) end
@@ -44,7 +45,7 @@ end
 local run = tonumber(have[6] or 0) + 1
 local attempts, begun, fence = tonumber(have[10] or 0) + 1, tonumber(have[11] or 0) + 1, run .. '-' .. attempt
 redis.call('HSET', record, 'state', 'running', 'started', now, 'active', fence, 'run', run, 'attempts', attempts, 'begun', begun, 'lease', now + lease)
-redis.call('HDEL', record, 'next', 'looks')
+if due or have[14] then redis.call('HDEL', record, 'next', 'looks') end
 redis.call('ZADD', held, '+inf', id)
 if not slot then redis.call('ZREM', root .. key_line .. class, id) end
 redis.call('ZADD', root .. key_due, now + lease, id)

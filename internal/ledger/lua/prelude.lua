@@ -29,9 +29,9 @@ local function move_item(root, batch, item, from, to, now)
     end
   end
   if to ~= 'queued' and to ~= 'running' and to ~= 'waiting' then
-    redis.call('LPUSH', batch .. ':ends', now)
-    redis.call('LTRIM', batch .. ':ends', 0, 99)
-    redis.call('PEXPIRE', batch .. ':ends', life)
+    local ends = redis.call('LPUSH', batch .. ':ends', now)
+    if ends == 1 then redis.call('PEXPIRE', batch .. ':ends', life) end
+    if ends >= 200 then redis.call('LTRIM', batch .. ':ends', 0, 99) end
     redis.call('HINCRBY', batch, 'changes', 1)
   end
   return life
@@ -57,6 +57,7 @@ end
 -- when the next job ends, or the dispatcher looks. A job that is not queued any more gives its turn to the next one.
 local function promote(root, class, cap, now, answer)
   local held, line = root .. key_held .. class, root .. key_line .. class
+  if redis.call('EXISTS', line) == 0 then return end
   local free = 100
   if cap > 0 then free = math.min(free, cap - redis.call('ZCARD', held)) end
   for _ = 1, 20 do
