@@ -27,6 +27,7 @@ func API() Program {
 			return settings.OpsAddr, err
 		},
 		Run: func(ctx context.Context, environ []string, log io.Writer) error {
+			collectRarely(ctx, environ)
 			return RunAPI(ctx, environ, log, nil)
 		},
 	}
