@@ -29,6 +29,8 @@ func TestMain(m *testing.M) {
 		err = workAlone(os.Getenv(workVariable))
 	case os.Getenv(signatureVariable) != "":
 		err = verifyAlone(os.Getenv(signatureVariable))
+	case os.Getenv(peerVariable) != "":
+		err = receiveAsPeer(os.Getenv(peerVariable))
 	case os.Getenv(childrenVariable) != "":
 		err = reportChildren()
 	default:

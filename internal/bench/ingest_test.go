@@ -24,6 +24,8 @@ import (
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/keyspace"
+	"github.com/gitsmith/gitsmith/internal/queue"
+	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
 )
 
 const (
@@ -31,8 +33,11 @@ const (
 	eventsARound = 8_000
 	tasksARound  = 20_000
 	loneEvents   = 400
-	// manyWaiting is how many tasks wait while the rate is measured again.
-	manyWaiting = 1_000_000
+	// manyWaiting is how many jobs wait while the rate is measured again, of so many installations.
+	manyWaiting    = 1_000_000
+	waitingTenants = 1_000
+	// tenants are the installations whose events run at once: few enough of each that none stands in line.
+	tenants = 1_000
 )
 
 // ingestRules make one job of each event.
@@ -51,11 +56,14 @@ type ingest struct {
 	issuer    *forgetest.Issuer
 	full      *intake // as it is deployed
 	alone     *intake // without grouping
+	varied    *intake // as it is deployed, for events of many installations, and for those that coalesce
 	signature *intake // the signature check only
-	crowded   *intake // as it is deployed, with tasks that wait; before that, for asynq's client
+	peer      *intake // what a user would write himself
+	crowded   *intake // as it is deployed, with jobs that wait; before that, for asynq's client
 	payload   int
 	system    string // the OAuth token of all deliveries
 	events    int    // made so far
+	tenants   int    // installations made so far
 }
 
 // IngestRound is what one way did in one round.
@@ -80,20 +88,24 @@ func startIngest(tb testing.TB) *ingest {
 	in.full = startReceiver(tb, issuer, keys.URL, "GITSMITH_RULES="+rules)
 	in.alone = startReceiver(tb, issuer, keys.URL, "GITSMITH_RULES="+rules, "GITSMITH_REDIS_GROUP=1")
 	in.crowded = startReceiver(tb, issuer, keys.URL, "GITSMITH_RULES="+rules)
-	in.signature = startSignature(tb, issuer, keys.URL, in.full.client)
+	in.varied = startReceiver(tb, issuer, keys.URL, "GITSMITH_RULES="+rules)
+	in.signature = startSelf(tb, signatureVariable+"="+issuer.AppID+" "+keys.URL, in.full.client)
+	store := queuetest.Start(tb)
+	in.peer = startSelf(tb, peerVariable+"="+issuer.AppID+" "+keys.URL+" "+store.URL, in.full.client)
+	in.peer.redis = store.Client()
 	in.system = issuer.OAuthToken(forgetest.OAuthOptions{ExpiresAt: time.Now().Add(2 * time.Hour), Scopes: []string{"write:repository:bitbucket"}})
 	return in
 }
 
-// startSignature starts this program once more, as the least that a receiver can be.
-func startSignature(tb testing.TB, issuer *forgetest.Issuer, keys string, client *http.Client) *intake {
+// startSelf starts this program once more, as another receiver.
+func startSelf(tb testing.TB, variable string, client *http.Client) *intake {
 	tb.Helper()
 	program, err := os.Executable()
 	if err != nil {
 		tb.Fatal(err)
 	}
 	process := exec.Command(program, "-test.run=^$")
-	process.Env, process.Stderr = append(os.Environ(), signatureVariable+"="+issuer.AppID+" "+keys), os.Stderr
+	process.Env, process.Stderr = append(os.Environ(), variable), os.Stderr
 	out, err := process.StdoutPipe()
 	if err == nil {
 		err = process.Start()
@@ -115,21 +127,45 @@ type delivery struct{ fit, body string }
 // deliveries signs and writes n events, of as many repositories.
 func (in *ingest) deliveries(n int) []delivery {
 	in.tb.Helper()
+	first := in.events
+	return in.made(n, func(i int) (installation, repository int) { return 0, first + i })
+}
+
+// ofTenants are n events of so many installations that had none before, but for one each that comes first.
+func (in *ingest) ofTenants(n, tenants int) (first, then []delivery) {
+	in.tb.Helper()
+	before, events := in.tenants, in.events
+	in.tenants += tenants
+	all := in.made(tenants+n, func(i int) (installation, repository int) { return 1 + before + i%tenants, events + i })
+	return all[:tenants], all[tenants:]
+}
+
+// ofOne are n events of one repository: each replaces the one before, unless that has begun.
+func (in *ingest) ofOne(n int) []delivery {
+	in.tb.Helper()
+	return in.made(n, func(int) (installation, repository int) { return 0, 0 })
+}
+
+// made signs and writes n events of installations, zero for the usual one, and repositories.
+func (in *ingest) made(n int, of func(i int) (installation, repository int)) []delivery {
+	in.tb.Helper()
 	made := make([]delivery, n)
 	first := in.events
 	in.events += n
 	drive(in.tb, n, func(i int) error {
-		made[i] = delivery{
-			fit:  in.issuer.FIT(forgetest.FITOptions{Life: fitLife, ModuleKey: "events"}),
-			body: eventBody(first + i),
+		tenant, repository := of(i)
+		options := forgetest.FITOptions{Life: fitLife, ModuleKey: "events"}
+		if tenant > 0 {
+			options.Installation = installationOf(tenant)
 		}
+		made[i] = delivery{fit: in.issuer.FIT(options), body: eventBody(first+i, repository)}
 		return nil
 	})
 	return made
 }
 
-// eventBody is the push of one commit, as Atlassian documents it.
-func eventBody(i int) string {
+// eventBody is the push of one commit to a repository, as Atlassian documents it.
+func eventBody(i, repository int) string {
 	hash := fmt.Sprintf("%040x", i+1)
 	return fmt.Sprintf(`{"payload": {"eventType": "avi:bitbucket:push:repository", "timestamp": %q, "selfGenerated": false,
 		"actor": {"type": "user", "accountId": "557058:0b9a2d1c-5f0e-4d2e-9f51-2a7d4c1e8b11", "uuid": "{0b9a2d1c-5f0e-4d2e-9f51-2a7d4c1e8b11}"},
@@ -138,7 +174,7 @@ func eventBody(i int) string {
 		"push": {"ref": "main", "mainbranch": true, "before": "%040x", "after": "%s", "created": false, "closed": false, "forced": false,
 			"truncated": false, "commits": [{"hash": "%s", "message": {"value": "Prune the quinces", "truncated": false},
 			"date": "2026-11-20T08:00:00.000000Z", "author": {"user": {"accountId": "557058:0b9a2d1c-5f0e-4d2e-9f51-2a7d4c1e8b11"}}}]}}}`,
-		time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"), i, i, hash, hash)
+		time.Now().UTC().Format("2006-01-02T15:04:05.000000Z"), repository, i, hash, hash)
 }
 
 // deliver sends events to a way from so many clients, and measures.
@@ -174,20 +210,20 @@ func (in *ingest) deliver(to *intake, clients int, all []delivery) IngestRound {
 }
 
 // enqueue is one round of asynq's client in a loop, with tasks as large as ours.
-func (in *ingest) enqueue() IngestRound {
+func (in *ingest) enqueue(n int) IngestRound {
 	in.tb.Helper()
 	client := asynq.NewClientFromRedisClient(in.crowded.redis)
 	content := make([]byte, in.payload)
 	_, _ = rand.Read(content) // never fails (crypto/rand)
 	const name = "bare"
 	before, redisBefore := ownCPU(), in.crowded.redisCPU()
-	round := drive(in.tb, tasksARound, func(int) error {
+	round := drive(in.tb, n, func(int) error {
 		_, err := client.EnqueueContext(in.tb.Context(), asynq.NewTask("push", content),
 			asynq.TaskID(uuid.NewString()), asynq.Queue(name), asynq.Timeout(time.Hour), asynq.Retention(time.Hour))
 		return err
 	})
-	const thousands = tasksARound / 1000
-	measured := IngestRound{load: round, serverCPU: (ownCPU() - before) / thousands, redisCPU: (in.crowded.redisCPU() - redisBefore) / thousands}
+	each := func(used time.Duration) time.Duration { return time.Duration(float64(used) * 1000 / float64(n)) }
+	measured := IngestRound{load: round, serverCPU: each(ownCPU() - before), redisCPU: each(in.crowded.redisCPU() - redisBefore)}
 	if err := asynq.NewInspectorFromRedisClient(in.crowded.redis).DeleteQueue(name, true); err != nil {
 		in.tb.Fatal(err)
 	}
@@ -224,29 +260,17 @@ func (in *intake) redisCPU() time.Duration {
 	return cpuOf(in.tb, pid)
 }
 
-// fill lets a million tasks wait in a way's queue, half of them for their turn and half for a time, as asynq keeps them.
-func (in *ingest) fill(to *intake) {
+// fill has a million jobs wait in a way's Redis, of as many installations as tenants: some have a ticket, the others stand in line.
+func (in *ingest) fill(to *intake, jobs int) {
 	in.tb.Helper()
-	const batch = 5_000
-	queue := "asynq:{" + keyspace.Queue(string(job.ClassEvent)) + "}:"
-	content := bytes.Repeat([]byte{'x'}, in.payload)
-	later := float64(time.Now().Add(24 * time.Hour).Unix())
-	for done := 0; done < manyWaiting; done += batch {
-		pipeline := to.redis.Pipeline()
-		for i := range batch {
-			id := fmt.Sprintf("waits-%d", done+i)
-			if (done+i)%2 == 0 {
-				pipeline.HSet(in.tb.Context(), queue+"t:"+id, "msg", content, "state", "pending")
-				pipeline.LPush(in.tb.Context(), queue+"pending", id)
-			} else {
-				pipeline.HSet(in.tb.Context(), queue+"t:"+id, "msg", content, "state", "scheduled")
-				pipeline.Do(in.tb.Context(), "zadd", queue+"scheduled", later, id)
-			}
+	client := queue.NewClient(queue.Options{Redis: to.redis, Keyring: to.ring, Cap: scaleCap})
+	drive(in.tb, jobs, func(i int) error {
+		_, created, err := client.Enqueue(in.tb.Context(), jobOf(installationOf(1_000_000+i%waitingTenants), i, job.ClassEvent))
+		if err == nil && !created {
+			err = fmt.Errorf("job %d was there before", i)
 		}
-		if _, err := pipeline.Exec(in.tb.Context()); err != nil {
-			in.tb.Fatal(err)
-		}
-	}
+		return err
+	})
 	poll := time.NewTicker(100 * time.Millisecond)
 	defer poll.Stop()
 	for {
@@ -261,23 +285,37 @@ func (in *ingest) fill(to *intake) {
 	}
 }
 
-// payloadOf is the size of a task that a receiver has queued.
+// payloadOf is the size of what a receiver has sealed for a job.
 func (in *intake) payloadOf() int {
 	in.tb.Helper()
-	inspector := asynq.NewInspectorFromRedisClient(in.redis)
-	tasks, err := inspector.ListPendingTasks(string(job.ClassEvent), asynq.PageSize(1))
-	if err != nil || len(tasks) == 0 {
-		in.tb.Fatalf("no task is queued: %v", err)
+	own := keyspace.Installation(forgetest.Installation)
+	ids, err := in.redis.ZRange(in.tb.Context(), own.Jobs(), 0, 0).Result()
+	if err != nil || len(ids) == 0 {
+		in.tb.Fatalf("no job is kept: %v", err)
 	}
-	return len(tasks[0].Payload)
+	size, err := in.redis.StrLen(in.tb.Context(), own.Payload(ids[0])).Result()
+	if err != nil || size == 0 {
+		in.tb.Fatalf("a job has no content: %v", err)
+	}
+	return int(size)
 }
 
-// queued is how many tasks a receiver has queued, waiting for their turn or for a slot.
+// queued is how many jobs of the usual installation a receiver has queued, waiting for their turn or for a slot.
 func (in *intake) queued() int {
 	in.tb.Helper()
-	info, err := asynq.NewInspectorFromRedisClient(in.redis).GetQueueInfo(string(job.ClassEvent))
-	if err != nil {
-		in.tb.Fatal(err)
+	return in.waiting(forgetest.Installation)
+}
+
+// waiting is how many jobs of an installation have a slot or stand in line.
+func (in *intake) waiting(installation string) (n int) {
+	in.tb.Helper()
+	own, class := keyspace.Installation(installation), string(job.ClassEvent)
+	for _, key := range []string{own.Held(class), own.Line(class)} {
+		members, err := in.redis.ZCard(in.tb.Context(), key).Result()
+		if err != nil {
+			in.tb.Fatal(err)
+		}
+		n += int(members)
 	}
-	return info.Size
+	return n
 }

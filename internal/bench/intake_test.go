@@ -21,6 +21,7 @@ import (
 
 	"github.com/gitsmith/gitsmith/internal/forge/forgetest"
 	"github.com/gitsmith/gitsmith/internal/queue/queuetest"
+	"github.com/gitsmith/gitsmith/internal/secret"
 	"github.com/gitsmith/gitsmith/internal/testkit"
 )
 
@@ -77,6 +78,7 @@ type intake struct {
 	base   string
 	pid    int
 	common []string // settings that a worker shares
+	ring   *secret.Keyring
 }
 
 // startIntake starts a receiver on a Redis of its own, with further settings.
@@ -97,10 +99,15 @@ func startReceiver(tb testing.TB, issuer *forgetest.Issuer, keys string, setting
 	server := queuetest.Start(tb)
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails (crypto/rand)
+	keyring := "bench:" + base64.StdEncoding.EncodeToString(key)
+	ring, err := secret.ParseKeyring(keyring)
+	if err != nil {
+		tb.Fatal(err)
+	}
 	public, private := testkit.FreeAddress(tb), testkit.FreeAddress(tb)
 	common := []string{
 		"HOME=" + tb.TempDir(), "PATH=" + os.Getenv("PATH"), "GITSMITH_REDIS_URL=" + server.URL,
-		"GITSMITH_SEAL_KEYS=bench:" + base64.StdEncoding.EncodeToString(key),
+		"GITSMITH_SEAL_KEYS=" + keyring,
 	}
 	api, log := startBinary(tb, buildProgram(tb, "api"), slices.Concat(common, settings, []string{
 		"GITSMITH_APP_ID=" + issuer.AppID, "GITSMITH_JWKS_URL=" + keys, "GITSMITH_ADDR=" + public, "GITSMITH_OPS_ADDR=" + private,
@@ -110,7 +117,7 @@ func startReceiver(tb testing.TB, issuer *forgetest.Issuer, keys string, setting
 	tb.Cleanup(transport.CloseIdleConnections)
 	in := &intake{
 		tb: tb, issuer: issuer, redis: server.Client(), client: &http.Client{Transport: transport, Timeout: time.Minute},
-		url: "http://" + public + "/v1/jobs", base: "http://" + public, pid: api.process.Process.Pid, common: common,
+		url: "http://" + public + "/v1/jobs", base: "http://" + public, pid: api.process.Process.Pid, common: common, ring: ring,
 	}
 	in.awaitReady("http://"+private+"/readyz", log)
 	return in
