@@ -28,6 +28,7 @@ const (
 	batchPause = 5 * time.Second  // until a batch that was claimed and not settled is looked at again
 	pageLease  = 25 * time.Second // of a worker that asks for a page; a call takes at most 20 s
 	mostActive = 1000             // batches that are claimed at once
+	soonDue    = time.Minute      // within which a batch is due that is not paused, whatever the clocks differ by
 )
 
 // Active is a batch that has not ended, as far as is known.
@@ -71,9 +72,12 @@ func activeOf(members []string) []Active {
 	return active
 }
 
-// Resolving are the active batches whose query is still being asked.
+// Resolving are the active batches whose query is still being asked. They are looked at again within seconds, so that those which are due
+// later, as all paused ones, are none.
 func (b *Batches) Resolving(ctx context.Context) ([]Active, error) {
-	members, err := b.Redis.ZRange(ctx, keyspace.ActiveBatches, 0, -1).Result()
+	members, err := b.Redis.ZRangeByScore(ctx, keyspace.ActiveBatches, &redis.ZRangeBy{
+		Min: "-inf", Max: strconv.FormatInt(b.Now().Add(soonDue).UnixMilli(), 10),
+	}).Result()
 	if err != nil || len(members) == 0 {
 		return nil, unavailable(err, "look for batches")
 	}
