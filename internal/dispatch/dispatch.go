@@ -67,7 +67,7 @@ const (
 	repairPause  = 10 * time.Second
 	adoptPause   = time.Second
 	claimed      = 200 // installations of a shard that are looked at in one round
-	looks        = 8   // at the same time
+	looks        = 16  // at the same time: they share round trips, and everybody else waits for those
 	mostRounds   = 50  // of looks at one installation, which finds the rest in the next round
 	maxIdle      = 100_000
 	releaseLimit = 2 * time.Second
@@ -223,13 +223,19 @@ func (d *Dispatcher) lookAt(ctx context.Context, installations map[string]bool, 
 	_ = group.Wait() // they are all in the channel
 	close(all)
 	var errs []error
+	again := map[string]time.Duration{}
 	for each := range all {
+		if each.err == nil && !each.found.Idle {
+			delete(d.idle, each.installation)
+			again[each.installation] = each.found.Again()
+			continue
+		}
 		if each.err == nil {
-			each.err = d.settle(ctx, each.installation, each.found, at)
+			each.err = d.settleIdle(ctx, each.installation, at)
 		}
 		errs = append(errs, each.err)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, d.Ledger.SettleAll(ctx, d.Now().Sub(at), again))...)
 }
 
 // look finds what is to be done of an installation, page by page.
@@ -254,20 +260,10 @@ func (d *Dispatcher) lookOnce(ctx context.Context, installation string, backlog 
 	return found, d.Tickets.Issue(ctx, found.Tickets)
 }
 
-// settle has an installation looked at again when something of it is due, and lets one go that has had no jobs for a while: another process
-// may know it to be there and write one.
-func (d *Dispatcher) settle(ctx context.Context, installation string, found ledger.Found, at time.Time) error {
+// settleIdle has an installation without jobs looked at again, and lets it go that has had none for a while: another process may know it
+// to be there and write one.
+func (d *Dispatcher) settleIdle(ctx context.Context, installation string, at time.Time) error {
 	switch {
-	case !found.Idle:
-		delete(d.idle, installation)
-		after := ledger.LookPause
-		if found.Next >= 0 {
-			after = min(after, found.Next)
-		}
-		if found.More {
-			after = 0
-		}
-		return d.Ledger.Settle(ctx, installation, d.Now().Sub(at), after)
 	case d.idle[installation].IsZero():
 		if len(d.idle) >= maxIdle {
 			clear(d.idle)

@@ -27,7 +27,7 @@ import (
 // Options are what a [Ledger] needs. Redis and Keyring are required.
 type Options struct {
 	Redis redis.UniversalClient
-	// Scripts runs Create, which receivers call at the same time; default Redis.
+	// Scripts runs Create, which receivers call at the same time, and Look, which dispatchers do; default Redis.
 	Scripts   redis.Scripter
 	Keyring   *secret.Keyring
 	Retention time.Duration // of a record after the job's end; default 7 days. Of an event's job at least 24 hours: so long it is done once

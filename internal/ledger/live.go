@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +30,8 @@ var (
 	enterScript  = load("enter")
 	claimScript  = load("claim")
 	settleScript = load("settle")
+
+	settleAllScript = load("settle_all")
 )
 
 // entered are the installations that this process has put among the live ones a moment ago.
@@ -96,6 +100,26 @@ func (l *Ledger) Settle(ctx context.Context, installation string, ago, after tim
 	least := claimPause - ago - time.Second
 	args := []arg{{"now", l.clock()}, {"installation", installation}, {"after", milliseconds(after)}, {"least", least.Milliseconds()}}
 	return unavailable(settleScript.run(ctx, l.Redis, liveKey(installation), args).Err(), "look for jobs")
+}
+
+// SettleAll is [Ledger.Settle] for installations that were claimed at the same time and are looked at again, each after a time that is not
+// negative. It takes one step for each shard.
+func (l *Ledger) SettleAll(ctx context.Context, ago time.Duration, after map[string]time.Duration) error {
+	pairs := map[int][]any{}
+	for _, installation := range slices.Sorted(maps.Keys(after)) {
+		shard := keyspace.ShardOf(installation)
+		pairs[shard] = append(pairs[shard], installation, after[installation].Milliseconds())
+	}
+	least := claimPause - ago - time.Second
+	args := []arg{{"now", l.clock()}, {"least", least.Milliseconds()}}
+	for shard := range keyspace.Shards {
+		for page := range slices.Chunk(pairs[shard], 2*eachPage) {
+			if err := settleAllScript.run(ctx, l.Redis, []string{keyspace.Live(shard)}, args, page...).Err(); err != nil {
+				return unavailable(err, "look for jobs")
+			}
+		}
+	}
+	return nil
 }
 
 // Recount enters every installation that has jobs, for a Redis that may have lost some of its keys. It looks through all of them, in pieces.

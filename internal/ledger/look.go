@@ -30,6 +30,17 @@ type Found struct {
 	Lapsed  int           // attempts whose worker fell silent
 }
 
+// Again is after how long an installation that has jobs is to be looked at again.
+func (f Found) Again() time.Duration {
+	switch {
+	case f.More:
+		return 0
+	case f.Next >= 0:
+		return min(LookPause, f.Next)
+	}
+	return LookPause
+}
+
 // Look finds what of an installation may run and does not: attempts whose lease has run out, retries whose time has come, jobs that were
 // woken or have waited long enough, jobs in line for which there is a slot, and jobs whose ticket was lost. It issues their tickets.
 // Leases are judged only if judge is set: after Redis was away, workers must be heard first.
@@ -51,7 +62,7 @@ func (l *Ledger) Look(ctx context.Context, installation string, backlog Backlog,
 		}
 		args = append(args, arg{"oldest_" + string(class), oldest})
 	}
-	read, err := answerOf(installation, lookScript.run(ctx, l.Redis, []string{keyspace.Installation(installation).Prefix()}, args), 4)
+	read, err := answerOf(installation, lookScript.run(ctx, l.Scripts, []string{keyspace.Installation(installation).Prefix()}, args), 4)
 	if err != nil {
 		return Found{}, unavailable(err, "look for jobs")
 	}

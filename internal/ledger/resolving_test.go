@@ -26,7 +26,7 @@ func TestResolvingLeavesPausedAlone(t *testing.T) {
 			if _, err := books.Claim(ctx); err != nil {
 				a.t.Fatal(err)
 			}
-			if err := books.Settle(ctx, Active{installation, "b1"}, books.Now(), after); err != nil {
+			if err := books.Settle(ctx, Active{installation, "b1"}, 0, after); err != nil {
 				a.t.Fatal(err)
 			}
 		}

@@ -25,7 +25,10 @@ local function lapse(id, record, have)
   issue(root, id, class, now, 0, answer)
 end
 
-local due = redis.call('ZRANGEBYSCORE', root .. key_due, '-inf', now, 'LIMIT', 0, 100)
+local function first_due() return tonumber(redis.call('ZRANGE', root .. key_due, 0, 0, 'WITHSCORES')[2]) end
+
+local first = first_due()
+local due = first and first <= now and redis.call('ZRANGEBYSCORE', root .. key_due, '-inf', now, 'LIMIT', 0, 100) or {}
 for _, id in ipairs(due) do
   local record = root .. key_job .. id
   local have = redis.call('HMGET', record, 'state', 'class', 'cancel', 'generation', 'batch', 'item', 'created', 'looks', 'lease', 'next')
@@ -55,10 +58,12 @@ for _, id in ipairs(due) do
   end
 end
 more = #due == 100
+local changed = #due > 0
 
 local wakes = redis.call('GET', root .. key_wakes)
 if wakes and wakes ~= redis.call('GET', root .. key_woken) then
   local ids = redis.call('ZRANGE', root .. key_asleep, 0, 99)
+  changed = true
   for _, id in ipairs(ids) do
     local record = root .. key_job .. id
     local have = redis.call('HMGET', record, 'state', 'class', 'created', 'batch', 'item')
@@ -75,8 +80,9 @@ end
 
 local busy = 0
 for class, oldest in pairs({interactive = oldest_interactive, event = oldest_event, batch = oldest_batch}) do
-  local held = root .. key_held .. class
-  if oldest ~= '' then
+  local held, line = root .. key_held .. class, root .. key_line .. class
+  local slots, waiting = redis.call('ZCARD', held), redis.call('ZCARD', line)
+  if oldest ~= '' and slots > 0 then
     local before = now - math.max(10000, tonumber(oldest) + 2000)
     local lost = redis.call('ZRANGEBYSCORE', held, '-inf', before, 'LIMIT', 0, 100)
     for _, id in ipairs(lost) do
@@ -89,16 +95,20 @@ for class, oldest in pairs({interactive = oldest_interactive, event = oldest_eve
         redis.call('ZADD', held, '+inf', id)
       else
         redis.call('ZREM', held, id)
+        slots = slots - 1
       end
     end
     more = more or #lost == 100
   end
-  promote(root, class, cap, now, answer)
-  busy = busy + redis.call('ZCARD', held) + redis.call('ZCARD', root .. key_line .. class)
+  if waiting > 0 and (cap <= 0 or slots < cap) then
+    promote(root, class, cap, now, answer)
+    slots, waiting = redis.call('ZCARD', held), redis.call('ZCARD', line)
+  end
+  busy = busy + slots + waiting
 end
 
-local first = redis.call('ZRANGE', root .. key_due, 0, 0, 'WITHSCORES')
-if first[2] then answer[3] = math.max(0, tonumber(first[2]) - now) end
+if changed then first = first_due() end
+if first then answer[3] = math.max(0, first - now) end
 answer[1], answer[4] = more and 'more' or '', lapsed
-if busy == 0 and not first[2] then answer[2] = 'idle' end
+if busy == 0 and not first then answer[2] = 'idle' end
 return answer
