@@ -68,7 +68,7 @@ const (
 	adoptPause   = time.Second
 	claimed      = 200 // installations of a shard that are looked at in one round
 	looks        = 16  // at the same time: they share round trips, and everybody else waits for those
-	mostRounds   = 50  // of looks at one installation, which finds the rest in the next round
+	mostRounds   = 250 // of looks at one installation, which finds the rest in the next round
 	maxIdle      = 100_000
 	releaseLimit = 2 * time.Second
 )
@@ -202,18 +202,29 @@ func (d *Dispatcher) mend(ctx context.Context) error {
 	return nil
 }
 
-// lookAt looks at installations, several at the same time. One's trouble does not keep the others waiting.
+// looked is what was found of an installation.
+type looked struct {
+	installation string
+	found        ledger.Found
+	err          error
+}
+
+// lookAt looks at those installations of which there is something to do, several at the same time. One's trouble does not keep the others
+// waiting.
 func (d *Dispatcher) lookAt(ctx context.Context, installations map[string]bool, backlog ledger.Backlog, at time.Time) error {
 	judge := d.trust.judges(at)
-	type looked struct {
-		installation string
-		found        ledger.Found
-		err          error
+	quiet, err := d.Ledger.Glance(ctx, slices.Collect(maps.Keys(installations)), backlog)
+	if err != nil {
+		return err
 	}
 	all := make(chan looked, len(installations))
 	var group errgroup.Group
 	group.SetLimit(d.looks)
 	for _, installation := range slices.Sorted(maps.Keys(installations)) {
+		if found, is := quiet[installation]; is {
+			all <- looked{installation: installation, found: found}
+			continue
+		}
 		group.Go(func() error {
 			found, err := d.look(ctx, installation, backlog, judge)
 			all <- looked{installation, found, err}
@@ -222,6 +233,11 @@ func (d *Dispatcher) lookAt(ctx context.Context, installations map[string]bool, 
 	}
 	_ = group.Wait() // they are all in the channel
 	close(all)
+	return d.settle(ctx, all, at)
+}
+
+// settle has installations looked at again when something of them is due.
+func (d *Dispatcher) settle(ctx context.Context, all <-chan looked, at time.Time) error {
 	var errs []error
 	again := map[string]time.Duration{}
 	for each := range all {

@@ -7,10 +7,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/gitsmith/gitsmith/internal/job"
 	"github.com/gitsmith/gitsmith/internal/keyspace"
 )
 
@@ -24,6 +26,7 @@ type jobCase struct {
 	more   [][]any        // what else is there
 	with   map[string]any // arguments that are not as in defaults
 	rest   []any
+	quiet  bool   // of look: a glance sees that there is nothing to do
 	want   string // the answer, joined by spaces, a ticket as <job>.<generation>.<serial>
 	after  string // the state of j, and the sets that it is in
 }
@@ -140,14 +143,21 @@ var jobVerdicts = map[string]jobCase{
 	"retry what goes on":         {script: retryScript, job: jobFields("queued"), in: "held", want: "queued", after: "queued held"},
 	"retry what is not kept":     {script: retryScript, job: jobFields("failed"), with: map[string]any{"payload": ""}, want: "forgotten", after: "failed"},
 	"retry none":                 {script: retryScript, want: "unknown", after: ""},
-	"wake":                       {script: wakeScript, job: jobFields("waiting"), in: "due asleep", want: "1", after: "waiting due asleep"},
-	"wake none":                  {script: wakeScript, job: jobFields("retrying"), in: "due", want: "0", after: "retrying due"},
-	"adopt":                      {script: adoptScript, rest: []any{"state", "queued", "generation", 0}, want: "adopted", after: "queued due"},
-	"adopt a retry":              {script: adoptScript, job: jobFields("failed"), with: map[string]any{"generation": 1}, want: "adopted", after: "queued due"},
-	"adopt what has ended":       {script: adoptScript, job: jobFields("failed"), want: "over", after: "failed"},
-	"adopt for a removed app":    {script: adoptScript, more: [][]any{set(of+"gone", 1)}, want: "over", after: ""},
-	"adopt what was retried":     {script: adoptScript, job: jobFields("queued", "generation", 1), in: "held", want: "over", after: "queued held"},
-	"look at nothing":            {script: lookScript, want: " idle -1 0", after: ""},
+	"wake":                     {script: wakeScript, job: jobFields("waiting"), in: "due asleep", want: "1", after: "waiting due asleep"},
+	"wake none":                {script: wakeScript, job: jobFields("retrying"), in: "due", want: "0", after: "retrying due"},
+	"adopt":                    {script: adoptScript, rest: []any{"state", "queued", "generation", 0}, want: "adopted", after: "queued due"},
+	"adopt a retry":            {script: adoptScript, job: jobFields("failed"), with: map[string]any{"generation": 1}, want: "adopted", after: "queued due"},
+	"adopt what has ended":     {script: adoptScript, job: jobFields("failed"), want: "over", after: "failed"},
+	"adopt for a removed app":  {script: adoptScript, more: [][]any{set(of+"gone", 1)}, want: "over", after: ""},
+	"adopt what was retried":   {script: adoptScript, job: jobFields("queued", "generation", 1), in: "held", want: "over", after: "queued held"},
+	"look at nothing":          {script: lookScript, want: " idle -1 0", after: "", quiet: true},
+	"look at slots that are taken": {
+		script: lookScript, job: jobFields("queued"), in: "line", more: [][]any{zadd(of+"held:event", tableNow-60_000, "x")}, want: "  -1 0", after: "queued line", quiet: true,
+	},
+	"look at one due later": {script: lookScript, job: jobFields("retrying"), more: [][]any{zadd(of+"due", tableNow+700, "j")}, want: "  700 0", after: "retrying due", quiet: true},
+	"look at one woken before": {
+		script: lookScript, job: jobFields("waiting"), in: "asleep", more: [][]any{set(of+"wakes", 1), set(of+"woken", 1), zadd(of+"due", tableNow+5, "j")}, want: "  5 0", after: "waiting due asleep", quiet: true,
+	},
 	"look at one in line":        {script: lookScript, job: jobFields("queued"), in: "line", want: "  -1 0 j.0.1", after: "queued held"},
 	"look at one that runs":      {script: lookScript, job: attempted("running"), in: "held due", want: "  1000 0", after: "running held due"},
 	"look at a silent one":       {script: lookScript, job: lapsed(), in: "held due", want: "  -1 1 j.0.1", after: "queued held"},
@@ -163,7 +173,7 @@ var jobVerdicts = map[string]jobCase{
 		script: lookScript, job: jobFields("queued"), more: [][]any{zadd(of+"held:event", tableNow-60_000, "j")}, with: map[string]any{"oldest_event": 0}, want: "  -1 0 j.0.1", after: "queued held",
 	},
 	"look at a queue that is behind": {
-		script: lookScript, job: jobFields("queued"), more: [][]any{zadd(of+"held:event", tableNow-60_000, "j")}, with: map[string]any{"oldest_event": 61_000}, want: "  -1 0", after: "queued held",
+		script: lookScript, job: jobFields("queued"), more: [][]any{zadd(of+"held:event", tableNow-60_000, "j")}, with: map[string]any{"oldest_event": 61_000}, want: "  -1 0", after: "queued held", quiet: true,
 	},
 	"look at many": {script: lookScript, more: many(), want: "more  0 0", after: ""},
 
@@ -246,13 +256,42 @@ func (a *accounts) jobVerdict(name string, tc jobCase) {
 		}
 		args[i] = arg{each, value}
 	}
+	quiet, found := a.glance(name, tc)
 	answer, err := tc.script.run(ctx, a.redis, []string{key}, args, tc.rest...).Result()
+	if tc.script == lookScript && (quiet != tc.quiet || quiet && spell(answer) != found) {
+		a.t.Errorf("%s: a glance sees that there is nothing to do: %t, and %q", name, quiet, found)
+	}
 	if got := spell(answer); err != nil || got != tc.want {
 		a.t.Errorf("%s: %s answers %q (%v), want %q", name, tc.script.name, got, err, tc.want)
 	}
 	if after := a.place(name); after != tc.after {
 		a.t.Errorf("%s: the job is %q, want %q", name, after, tc.after)
 	}
+}
+
+// glance is what Glance says of a case that look is about to be tried on, spelled as that script would.
+func (a *accounts) glance(name string, tc jobCase) (quiet bool, found string) {
+	a.t.Helper()
+	backlog := Backlog{}
+	for _, class := range job.Classes() {
+		if age, given := tc.with["oldest_"+string(class)].(int); given {
+			backlog[class] = time.Duration(age) * time.Millisecond
+		}
+	}
+	ledger := New(Options{Redis: a.redis, Cap: defaults["cap"].(int), Now: func() time.Time { return time.UnixMilli(tableNow) }})
+	all, err := ledger.Glance(a.t.Context(), []string{name, "another"}, backlog)
+	if err != nil || !all["another"].Idle {
+		a.t.Fatal(name, err, all)
+	}
+	read, quiet := all[name]
+	idle, next := "", int64(-1)
+	if read.Idle {
+		idle = "idle"
+	}
+	if read.Next >= 0 {
+		next = read.Next.Milliseconds()
+	}
+	return quiet, fmt.Sprintf(" %s %d 0", idle, next)
 }
 
 // places are the sets of an installation by what they are called in the table.

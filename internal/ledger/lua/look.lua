@@ -1,4 +1,5 @@
--- look finds what of an installation may run and has no ticket, at most 100 jobs of each kind.
+-- look finds what of an installation may run and has no ticket, at most 100 jobs of each kind, and 20 of those that were woken: there
+-- may be very many of them, and others wait while a script runs.
 -- keys: root
 -- args: now cap judge pause most retention once canceled oldest_interactive oldest_event oldest_batch
 --
@@ -62,20 +63,21 @@ local changed = #due > 0
 
 local wakes = redis.call('GET', root .. key_wakes)
 if wakes and wakes ~= redis.call('GET', root .. key_woken) then
-  local ids = redis.call('ZRANGE', root .. key_asleep, 0, 99)
+  local ids = redis.call('ZRANGE', root .. key_asleep, 0, 19)
   changed = true
   for _, id in ipairs(ids) do
     local record = root .. key_job .. id
     local have = redis.call('HMGET', record, 'state', 'class', 'created', 'batch', 'item')
-    redis.call('ZREM', root .. key_asleep, id)
     if have[1] == 'waiting' then
       redis.call('HSET', record, 'state', 'queued')
       redis.call('HDEL', record, 'next')
       move_item(root, have[4], have[5], 'waiting', 'queued', now)
       stand_in_line(root, id, have[2], have[3])
+    else
+      redis.call('ZREM', root .. key_asleep, id)
     end
   end
-  if #ids < 100 then redis.call('SET', root .. key_woken, wakes) else more = true end
+  if #ids < 20 then redis.call('SET', root .. key_woken, wakes) else more = true end
 end
 
 local busy = 0
