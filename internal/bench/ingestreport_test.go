@@ -146,9 +146,11 @@ func eachOf(thousand time.Duration) string { return micros(thousand / 1000) }
 func redisPart(a, b []IngestRound) float64 {
 	return float64(median(a, redisOf)) / float64(max(median(b, redisOf), 1))
 }
+
 func shownCount(n int) string {
 	return strings.TrimLeft(fmt.Sprintf("%d,%03d,%03d", n/1e6, n/1e3%1e3, n%1e3), "0,")
 }
+
 func (m *ingestRounds) above() time.Duration {
 	return median(m.full, serverOf) - median(m.signature, serverOf)
 }
@@ -188,7 +190,7 @@ func (m *ingestRounds) tables() []Table {
 			row("receiver, coalesced", m.coalesced, ""),
 			row("receiver, without grouping, one client", m.loneAlone, ""),
 			row("receiver, one client", m.lone, ""),
-			row("receiver, few jobs waiting", m.few, ""),
+			row("receiver, no such jobs waiting", m.few, ""),
 			row("receiver, "+shownCount(m.volume.waiting)+" jobs waiting", m.many, ""),
 		},
 	}}
