@@ -11,7 +11,7 @@ APP     := deploy/forge/app
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 FUZZTIME ?= 1m
-# What `make bench`, `make bench-git` and `make bench-batch` hand to go test, such as BENCHFLAGS='-bench Git/on_disk/small'.
+# What `make bench`, `make bench-git`, `make bench-batch` and `make bench-scale` hand to go test, such as BENCHFLAGS='-bench Git/on_disk/small'.
 BENCHFLAGS ?=
 # Parts of `make soak`, with | between several.
 SOAK ?= .*
@@ -99,7 +99,7 @@ bench-batch: ## a batch of 500 repositories beside xargs of the command line: ha
 	go test -run '^$$' -timeout 120m -bench Batch -benchtime 1x $(BENCHFLAGS) ./internal/bench
 
 .PHONY: bench-scale
-bench-scale: ## what grows with jobs, installations, workers and batches: half an hour, and nothing else should run meanwhile
+bench-scale: ## what grows with jobs, installations, workers and batches: a quarter of an hour, and nothing else should run meanwhile
 	go test -run '^$$' -timeout 60m -bench Scale -benchtime 1x $(BENCHFLAGS) ./internal/bench
 
 .PHONY: manifest
