@@ -47,7 +47,9 @@ func collectRarely(ctx context.Context, environ []string) {
 
 // limitOf is the limit for a heap of which so much is alive. A limit near that would have garbage collected all the time: from where the
 // usual limit leaves less room than Go's default does, it is as by default.
-func limitOf(live uint64) int64 { return max(heapLimit, int64(2*live)+heapLimit/4) }
+func limitOf(live uint64) int64 {
+	return max(heapLimit, int64(2*live)+heapLimit/4) //nolint:gosec // no heap is so large
+}
 
 func isSet(environ []string, name string) bool {
 	for _, each := range environ {

@@ -96,7 +96,7 @@ func keySet(ctx context.Context, url string) (map[string]*rsa.PublicKey, error) 
 	if err != nil {
 		return nil, err
 	}
-	defer response.Body.Close() //nolint:errcheck // only read
+	defer response.Body.Close()
 	var set struct {
 		Keys []struct{ Kid, N, E string }
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -166,6 +168,7 @@ type cost struct {
 	longest time.Duration // of a script, as Redis measured it; zero for less than noticed
 	slowest string        // which script that was
 	over    int           // scripts that took more than longestScript
+	lost    int           // how often another process took Redis's processor away, which its own clock does not know of
 	forks   int           // of Redis, which writes its append-only file anew: a copy of the page tables holds it up
 	inner   int64         // commands, scripts themselves not counted
 }
@@ -182,9 +185,9 @@ func (s *scale) measure(do func()) cost {
 	}
 	s.must(s.own.ConfigResetStat(ctx).Err())
 	s.must(s.own.Do(ctx, "slowlog", "reset").Err())
-	forks, before, began := s.forks(), s.cpu(), time.Now()
+	lost, forks, before, began := s.lost(), s.forks(), s.cpu(), time.Now()
 	do()
-	measured := cost{wall: time.Since(began), cpu: s.cpu() - before, forks: s.forks() - forks}
+	measured := cost{wall: time.Since(began), cpu: s.cpu() - before, forks: s.forks() - forks, lost: s.lost() - lost}
 	measured.inner = s.commands()
 	slow, err := s.own.SlowLogGet(ctx, 100_000).Result()
 	s.must(err)
@@ -207,10 +210,21 @@ func (c cost) script() string {
 	switch {
 	case c.longest == 0:
 		return "< 0.1 ms"
-	case c.over > 1:
-		return fmt.Sprintf("%s (%s), %d over %s", tenths(c.longest), c.slowest, c.over, milliseconds(longestScript))
+	case c.over > 0:
+		return fmt.Sprintf("%s (%s), %d over %s; preempted %d times", tenths(c.longest), c.slowest, c.over, milliseconds(longestScript), c.lost)
 	}
 	return fmt.Sprintf("%s (%s)", tenths(c.longest), c.slowest)
+}
+
+// lost is how often Redis has lost its processor to another process (proc(5)).
+func (s *scale) lost() int {
+	s.tb.Helper()
+	status, err := os.ReadFile(filepath.Join("/proc", s.info("server")["process_id"], "status"))
+	s.must(err)
+	_, rest, _ := strings.Cut(string(status), "nonvoluntary_ctxt_switches:")
+	n, err := strconv.Atoi(strings.TrimSpace(strings.SplitN(rest, "\n", 2)[0]))
+	s.must(err)
+	return n
 }
 
 // forks is how often Redis has forked.

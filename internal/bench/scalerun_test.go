@@ -72,7 +72,7 @@ func (e extent) parts() []part {
 }
 
 const scaleNote = "Each part has Redis to itself: append-only file, fsync every second. Redis CPU is user and system time of the whole process, by INFO; scripts are timed by Redis\n" +
-	"itself (SLOWLOG), by the clock, so that whatever else runs on the machine can only make them longer. What the benchmark asks is not counted.\n" +
+	"itself (SLOWLOG), by the clock, so that whatever else runs on the machine can only make them longer; preempted is how often something else took Redis's processor away. What the benchmark asks is not counted.\n" +
 	"Jobs, batches and tickets are made by the product's own code."
 
 // BenchmarkScale is what grows with the number of jobs, installations, workers and batches.
