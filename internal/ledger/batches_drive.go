@@ -28,7 +28,7 @@ const (
 	batchPause = 5 * time.Second  // until a batch that was claimed and not settled is looked at again
 	pageLease  = 25 * time.Second // of a worker that asks for a page; a call takes at most 20 s
 	mostActive = 1000             // batches that are claimed at once
-	soonDue    = time.Minute      // within which a batch is due that is not paused, whatever the clocks differ by
+	soonDue    = time.Minute      // within which a batch is looked at again whose query is asked, whatever the clocks say
 )
 
 // Active is a batch that has not ended, as far as is known.
@@ -76,7 +76,7 @@ func activeOf(members []string) []Active {
 // later, as all paused ones, are none.
 func (b *Batches) Resolving(ctx context.Context) ([]Active, error) {
 	members, err := b.Redis.ZRangeByScore(ctx, keyspace.ActiveBatches, &redis.ZRangeBy{
-		Min: "-inf", Max: strconv.FormatInt(b.Now().Add(soonDue).UnixMilli(), 10),
+		Min: "-inf", Max: strconv.FormatInt(local(b.Now).Add(soonDue).UnixMilli(), 10),
 	}).Result()
 	if err != nil || len(members) == 0 {
 		return nil, unavailable(err, "look for batches")

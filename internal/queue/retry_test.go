@@ -280,11 +280,14 @@ func TestWakeIsNotLost(t *testing.T) {
 func TestWaitEnds(t *testing.T) {
 	b := onReal(t)
 	b.enqueue(waiting("j1", time.Now()))
-	b.serve(queue.ServerConfig{TokenWait: 50 * time.Millisecond}, func(context.Context, job.Job) (job.Result, error) {
+	var later atomic.Int64 // nanoseconds
+	b.options.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	b.serve(queue.ServerConfig{TokenWait: time.Hour}, func(context.Context, job.Job) (job.Result, error) {
 		return job.Result{}, fault.Newf(fault.Expired, "no token came")
 	})
 	b.await("j1", job.Waiting)
-	b.look(time.Hour)
+	later.Store(int64(2 * time.Hour))
+	b.look(2 * time.Hour)
 	if status := b.await("j1", job.Expired); status.Failure.Detail != "no token came" || status.Failure.Kind != fault.Expired {
 		t.Errorf("%+v", status.Failure)
 	}

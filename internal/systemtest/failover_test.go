@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -204,7 +205,7 @@ func moveSlots(ctx context.Context, s *system, t *queuetest.Topology) error {
 	if err != nil {
 		return err
 	}
-	shards, err := client.ClusterSlots(ctx).Result()
+	shards, err := client.ClusterShards(ctx).Result()
 	if err != nil {
 		return err
 	}
@@ -213,10 +214,12 @@ func moveSlots(ctx context.Context, s *system, t *queuetest.Topology) error {
 	for _, shard := range shards {
 		for _, node := range t.Nodes {
 			switch {
-			case node.Addr != shard.Nodes[0].Addr:
+			case !slices.ContainsFunc(shard.Nodes, func(known redis.Node) bool {
+				return known.Role == "master" && fmt.Sprint(known.IP, ":", known.Port) == node.Addr
+			}):
 			case node == from:
-				for slot := shard.Start; slot <= shard.End && len(slots) < 1000; slot++ {
-					slots = append(slots, slot)
+				for slot := shard.Slots[0].Start; slot <= shard.Slots[0].End && len(slots) < 1000; slot++ {
+					slots = append(slots, int(slot))
 				}
 			default:
 				to = node
