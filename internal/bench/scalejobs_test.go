@@ -153,7 +153,7 @@ func (e extent) coalesced(start func(most int) *scale) (g growth) {
 		made = n
 		s.settled()
 		still := s.measure(func() { s.pass(e.quiet) }) // many keys cost Redis something even when nobody asks
-		s.replaceEach(2*round*e.events, e.events) // after the file was rewritten, each page of memory is copied when it is first written to
+		s.replaceEach(2*round*e.events, e.events)      // after the file was rewritten, each page of memory is copied when it is first written to
 		var took []time.Duration
 		spent := s.measure(func() { took = s.replaceEach((2*round+1)*e.events, e.events) })
 		slices.Sort(took)
