@@ -81,7 +81,7 @@ func (a *API) fields() []field {
 		{name: "GITSMITH_UNREADABLE_TOKEN_LIFE", fallback: "15m", set: into(&a.UnreadableLife, duration), meaning: "life given to an OAuth token whose `exp` cannot be read"},
 		{name: "GITSMITH_DASHBOARD_USER", fallback: "operator", set: into(&a.DashboardUser, text), meaning: "login of the dashboard"},
 		{name: "GITSMITH_DASHBOARD_PASSWORD", secret: true, set: into(&a.DashboardPassword, secretText), meaning: "without one there is no dashboard"},
-		{name: "GITSMITH_DASHBOARD_WRITE", fallback: "false", set: into(&a.DashboardWrite, strconv.ParseBool), meaning: "`true` lets the dashboard run, archive and delete tasks"},
+		{name: "GITSMITH_DASHBOARD_WRITE", fallback: "false", set: into(&a.DashboardWrite, strconv.ParseBool), meaning: "`true` lets the dashboard run, archive and delete tasks; none of it decides what becomes of a job"},
 	}, a.Common.fields("127.0.0.1:9090")...)
 }
 
