@@ -61,7 +61,7 @@ func startScale(tb testing.TB, most int) *scale {
 	s.redis.AddHook(s.trips)
 	s.options = queue.Options{Redis: s.redis, Keyring: ring, Cap: most, Logger: slog.New(slog.DiscardHandler)}
 	s.client = queue.NewClient(s.options)
-	s.batches = ledger.NewBatches(ledger.BatchOptions{Redis: s.redis, Keyring: ring, Jobs: s.client})
+	s.batches = ledger.NewBatches(ledger.BatchOptions{Redis: s.redis, Keyring: ring, Ledger: s.client.Ledger})
 	s.vault = vault.New(s.redis, ring, vault.Options{})
 	return s
 }

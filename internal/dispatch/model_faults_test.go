@@ -36,7 +36,6 @@ var planted = map[string]bug{
 	"a repository is in two states":                {"if not from or redis.call('ZREM', batch .. ':' .. from, item) == 0 then", "if not from then"},
 	"a silent job that was to stop begins again":   {"if have[3] and have[3] == have[4] then\n    redis.call('HSET', record, 'state', 'canceled'", "if false then\n    redis.call('HSET', record, 'state', 'canceled'"},
 	"a lost ticket is not issued again":            {"local lost = redis.call('ZRANGEBYSCORE', held, '-inf', before, 'LIMIT', 0, 100)", "local lost = {}"},
-	"an installation with queued jobs is let go":   {"if busy == 0 and not first[2] then", "if not first[2] then"},
 	"an ended job is canceled":                     {"if is_ended(state) then return {state} end", ""},
 	"leases are judged though Redis was away":      {"elseif state == 'running' and judge == '1' then", "elseif state == 'running' then"},
 	"a retry begins before its time":               {"if state == 'retrying' and due and tonumber(due) > now then", "if false then"},
