@@ -28,7 +28,7 @@ func (s *scale) batchOf(installation, id string, n, atOnce int, file string) bat
 
 func batchID(i int) string { return fmt.Sprintf("%08x-3333-4333-8333-333333333333", i) }
 
-// rounds has workers look after batches of which nothing can begin.
+// rounds measures workers' drivers on batches of which nothing can begin.
 func (e extent) rounds(start func(most int) *scale) (g growth) {
 	s := start(scaleCap)
 	const installations = 100
@@ -69,7 +69,7 @@ func (e extent) rounds(start func(most int) *scale) (g growth) {
 	pausedCost, goingCost := max(0, paused.cores()-none.cores()), max(0, going.cores()-alone.cores())
 	g.table = Table{
 		Title: fmt.Sprintf("%d batches and %d workers", e.batches, e.drivers),
-		Note: "Redis CPU of one core, measured for " + e.window.String() + ". Paused: what it takes more than without batches. Going: one repository of each is in the queue and nobody takes it, so that nothing begins;\n" +
+		Note: "Redis CPU of one core, measured for " + e.window.String() + ". Paused: what it takes more than without batches. Going: one repository of each is queued and no worker takes it, so nothing begins;\n" +
 			"what it takes more than dispatchers without drivers, who look at the jobs.",
 		Header: []string{"", "all", "of that, batches", "longest script"},
 		Rows: [][]string{

@@ -21,7 +21,7 @@ const takeOver = 3 * time.Second
 func (e extent) sweep(start func(most int) *scale) (g growth) {
 	g.table = Table{
 		Title: "Sweep over installations with parked jobs",
-		Note: fmt.Sprintf("Redis CPU for a look at each, once in %v, with all that dispatchers ask besides, less what Redis takes when nobody asks. Each installation has one job in the queue and two in line; nobody takes jobs. Measured for %v.",
+		Note: fmt.Sprintf("Redis CPU for a look at each, once in %v, with all that dispatchers ask besides, less what an idle Redis takes. Each installation has one job in the queue and two in line; no worker takes jobs. Measured for %v.",
 			ledger.LookPause, e.window),
 		Header: []string{"installations"},
 	}
@@ -73,7 +73,7 @@ func (b *blocked) Process(ctx context.Context, _ job.Job) (job.Result, error) {
 func (e extent) active(start func(most int) *scale) (g growth) {
 	g.table = Table{
 		Title: fmt.Sprintf("Workers with %d jobs each that run", e.slots),
-		Note: "Redis CPU of one core. Judging: what the workers' dispatchers add, who look for leases that have run out and for tickets that nobody works on. Without them: each job's\n" +
+		Note: "Redis CPU of one core. Judging: what the workers' dispatchers add, who look for leases that have run out and for lost tickets. Without them: each job's\n" +
 			"worker renews its lease every 3 s, and asynq's own heartbeats.",
 		Header: []string{"workers", "jobs that run", "judging", "workers without it", "longest script"},
 	}

@@ -135,8 +135,8 @@ func (d *Driver) follow(ctx context.Context) {
 			return
 		case <-d.signal:
 			d.warn(ctx, each(d.flights, d.nudged(), func(due ref) error {
-				progress, _, err := d.advance(ctx, due.installation, due.id)
-				if err == nil && progress != ledger.ProgressGoing {
+				taken, _, err := d.advance(ctx, due.installation, due.id)
+				if err == nil && taken.Progress != ledger.ProgressGoing {
 					return d.Batches.Hurry(ctx, due.installation, due.id)
 				}
 				return err
@@ -187,10 +187,11 @@ func (d *Driver) round(ctx context.Context) error {
 
 // look advances a batch and mends it. It returns when to look at it again: never, which is negative, where it is over.
 func (d *Driver) look(ctx context.Context, one ledger.Active) (after time.Duration, err error) {
-	progress, after, err := d.advance(ctx, one.Installation, one.ID)
+	taken, after, err := d.advance(ctx, one.Installation, one.ID)
 	if err != nil {
 		return 0, err
 	}
+	progress := taken.Progress
 	absent := d.absentFor(one, progress == ledger.ProgressNone)
 	switch {
 	case progress == ledger.ProgressNone && absent < emptyGrace:
@@ -206,7 +207,7 @@ func (d *Driver) look(ctx context.Context, one ledger.Active) (after time.Durati
 		d.Logger.LogAttrs(ctx, slog.LevelInfo, "a batch has ended", d.standing(ctx, one.Installation, one.ID)...)
 		return -1, nil
 	}
-	return after, d.mend(ctx, one.Installation, one.ID)
+	return after, d.mend(ctx, one, taken.State)
 }
 
 // absentFor is for how long this driver has known that a batch is not there.
@@ -258,21 +259,21 @@ func (d *Driver) standing(ctx context.Context, installation, id string) []slog.A
 }
 
 // advance lets begin what may begin, and returns when to look again.
-func (d *Driver) advance(ctx context.Context, installation, id string) (ledger.Progress, time.Duration, error) {
+func (d *Driver) advance(ctx context.Context, installation, id string) (ledger.Taken, time.Duration, error) {
 	name := ref{installation, id}
 	known, err := d.known(ctx, name)
 	if err != nil || len(known.root) == 0 {
-		return ledger.ProgressNone, 0, err
+		return ledger.Taken{Progress: ledger.ProgressNone}, 0, err
 	}
 	hold, err := d.hold(ctx, installation, known.root.Actor())
 	if err != nil {
-		return "", 0, err
+		return ledger.Taken{}, 0, err
 	}
 	taken, err := d.take(ctx, name, &known, hold)
 	if taken.Progress == ledger.ProgressStopped {
 		d.Logger.LogAttrs(ctx, slog.LevelWarn, "a batch has stopped by itself", d.standing(ctx, installation, id)...)
 	}
-	return taken.Progress, d.pauseOf(known.root, taken, hold), err
+	return taken, d.pauseOf(known.root, taken, hold), err
 }
 
 // take offers the batch its next jobs, twice as many each time, until no more can begin.
@@ -367,16 +368,14 @@ func jobOf(root batch.Root, installation, id string, number int, kept batch.Entr
 	return j
 }
 
-// mend ends what waits of a batch that was canceled.
-func (d *Driver) mend(ctx context.Context, installation, id string) error {
-	state, err := d.Batches.State(ctx, installation, id)
-	if err == nil && state == batch.StateCanceled {
-		err = d.cancelWaiting(ctx, installation, id)
+// mend ends the jobs of a canceled batch that do not run, and gives back what a driver of an older version took.
+func (d *Driver) mend(ctx context.Context, one ledger.Active, state batch.State) error {
+	if state == batch.StateCanceled {
+		if err := d.cancelWaiting(ctx, one.Installation, one.ID); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	return d.Batches.Reclaim(ctx, installation, id)
+	return d.Batches.Reclaim(ctx, one.Installation, one.ID)
 }
 
 // cancelWaiting ends the jobs of a canceled batch that do not run.

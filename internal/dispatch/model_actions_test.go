@@ -54,7 +54,7 @@ func (w *world) by(rt *rapid.T, which int, do func(p *process)) bool {
 	return false
 }
 
-// silence is the death of a worker: nobody hears of its attempts again.
+// silence is the death of a worker: its attempts neither renew nor end.
 func (w *world) silence(worker int) {
 	w.attempts = slices.DeleteFunc(w.attempts, func(a *attempt) bool { return a.worker == worker })
 }

@@ -179,7 +179,7 @@ func (w *world) auditMove(t *tracked, before, after seen) {
 	w.note("%s: %s %d %s -> %s %d %s", t.job.ID, before.state, before.generation, before.active, after.state, after.generation, after.active)
 	if before.state == "" {
 		if act.name != actCreate.name && act.name != actAdopt.name && act.name != actDrive.name {
-			wrong("nobody has created it")
+			wrong("no step has created it")
 		}
 		return
 	}
@@ -209,7 +209,7 @@ func (w *world) auditMove(t *tracked, before, after seen) {
 	case before.state == job.Running && (after.state == job.Queued || after.state == job.Canceled && before.toStop()):
 		w.auditLapse(t, before, wrong)
 	default:
-		wrong("nobody was to do that")
+		wrong("no step was to do that")
 	}
 }
 
@@ -276,7 +276,8 @@ func (w *world) canceled(t *tracked) bool {
 	return false
 }
 
-// bound is within what a job goes on that ought to: two looks, of which one may be a dead dispatcher's, and the time for which no lease is judged.
+// bound is how long a job that ought to go on may stand still: two looks, one of which a dead dispatcher may have claimed, and the time in which no lease
+// is judged.
 const bound = 60 * time.Second
 
 // calm is for how long nothing of what makes jobs go on has been in trouble.
@@ -319,7 +320,7 @@ func (w *world) auditProgress(t *tracked) {
 
 // remember keeps Redis and what is known of it.
 func (w *world) remember() {
-	s := &snapshot{jobs: map[string]tracked{}, attempts: map[*attempt]attempt{}, wakes: maps.Clone(w.wakes), carried: slices.Clone(w.carrier.tickets)}
+	s := &snapshot{jobs: map[string]tracked{}, attempts: map[*attempt]attempt{}, wakes: maps.Clone(w.wakes)}
 	keys, err := w.auditor.Keys(w.ctx, "*").Result()
 	if err != nil {
 		w.fatalf("%v", err)
@@ -387,7 +388,6 @@ type snapshot struct {
 	attempts map[*attempt]attempt
 	batches  []tracedBatch
 	wakes    map[string]int
-	carried  []*carried
 }
 
 // drain heals everything, and sees that all jobs and batches end, and that nothing is left to be looked at.

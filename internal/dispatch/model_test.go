@@ -264,7 +264,7 @@ func (w *world) newLooker(i int) *looker {
 	l.dispatcher = New(Config{Ledger: p.ledger, Tickets: w.carrier, Now: skewed, Logger: slog.New(slog.DiscardHandler)})
 	l.dispatcher.looks = 1
 	l.driver = NewDriver(DriverConfig{
-		Batches: p.batches, Queue: &enqueuer{p.ledger, w.carrier}, Tokens: w, TokenMargin: time.Minute, Leads: l.dispatcher.Leads, Now: skewed, Logger: slog.New(slog.DiscardHandler),
+		Batches: p.batches, Queue: &canceler{p.ledger, w.carrier}, Tokens: w, TokenMargin: time.Minute, Leads: l.dispatcher.Leads, Now: skewed, Logger: slog.New(slog.DiscardHandler),
 	})
 	l.driver.flights = 1
 	return l
@@ -303,13 +303,13 @@ func (w *world) track(j job.Job) *tracked {
 	return w.jobs[j.ID]
 }
 
-// enqueuer cancels batches' jobs as internal/queue does.
-type enqueuer struct {
+// canceler issues and cancels batches' jobs as internal/queue does.
+type canceler struct {
 	*ledger.Ledger
 	*carrier
 }
 
-func (e *enqueuer) CancelWaiting(ctx context.Context, installation, id string) (job.Status, error) {
+func (e *canceler) CancelWaiting(ctx context.Context, installation, id string) (job.Status, error) {
 	_, tickets, err := e.Cancel(ctx, installation, id, true)
 	if err != nil {
 		return job.Status{}, err

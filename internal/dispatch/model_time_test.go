@@ -115,7 +115,7 @@ func (w *world) time(rt *rapid.T) {
 	}
 }
 
-// quiet is a time in which nobody asks for anything.
+// quiet passes time in which no caller asks for anything.
 func (w *world) quiet(rt *rapid.T) {
 	if rapid.IntRange(0, 2).Draw(rt, "really") > 0 {
 		rt.Skip("it costs many looks")
@@ -166,7 +166,7 @@ func (w *world) look(rt *rapid.T, i int) {
 	})
 }
 
-// away is a Redis that nobody reaches for a while.
+// away makes Redis unreachable for a while.
 func (w *world) away(rt *rapid.T) {
 	d := time.Duration(choose(rt, "seconds", []int{3, 10, 30})) * time.Second
 	w.note("redis is away for %s", d)

@@ -82,7 +82,7 @@ if tonumber(cap) > 0 then slots = tonumber(cap) - redis.call('ZCARD', held) end
 -- begin makes the job of a repository, or opens another run of it. One that goes on already, or is done, stays as it is.
 local function begin(number, job, payload, first, last)
   local record = root .. key_job .. job
-  local known = redis.call('HMGET', record, 'state', 'generation', 'created')
+  local known = redis.call('HMGET', record, 'state', 'generation')
   if known[1] == 'succeeded' or known[1] and not is_ended(known[1]) then
     local at = batch .. ':' .. (item_states[known[1]] or known[1])
     redis.call('ZADD', at, number, number)
@@ -90,7 +90,7 @@ local function begin(number, job, payload, first, last)
     return
   end
   if known[1] then
-    reopen(root, job, 'batch', known[2], payload, now, life)
+    reopen(root, job, known[2], payload, now, life)
   else
     redis.call('HSET', record, 'opened', now, unpack(ARGV, first, last))
     redis.call('PEXPIRE', record, life)

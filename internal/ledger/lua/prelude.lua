@@ -82,7 +82,7 @@ local function stand_in_line(root, id, class, created)
 end
 
 -- reopen opens a new run of a job that has ended. What it is to do is payload, where it is not kept any more.
-local function reopen(root, id, class, generation, payload, now, life)
+local function reopen(root, id, generation, payload, now, life)
   local record, payload_key = root .. key_job .. id, root .. key_payload .. id
   if payload ~= '' then redis.call('SET', payload_key, payload, 'NX') end
   redis.call('HSET', record, 'generation', tonumber(generation) + 1, 'opened', now, 'state', 'queued', 'attempts', 0, 'snoozes', 0, 'begun', 0)

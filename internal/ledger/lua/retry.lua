@@ -11,7 +11,7 @@ if not state then return {'unknown'} end
 if state == 'succeeded' or not is_ended(state) then return {state} end
 if redis.call('EXISTS', root .. key_payload .. id) == 0 then return {'forgotten'} end
 now = clock(now)
-reopen(root, id, have[3], have[2], '', now, life)
+reopen(root, id, have[2], '', now, life)
 move_item(root, have[5], have[6], item_states[state], 'queued', now)
 stand_in_line(root, id, have[3], have[4])
 local answer = {'opened'}
